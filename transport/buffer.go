@@ -87,6 +87,7 @@ func (b *Buffer) Backing() Backing { return b.backing }
 // Retain adds a reference and returns b. The caller must hold one already; it panics if there is none left.
 func (b *Buffer) Retain() *Buffer {
 	if b.refs.Add(1) <= 1 {
+		b.refs.Add(-1) // who recovers from the panic must not find a freed Buffer alive
 		b.misuse("Retain")
 	}
 	return b

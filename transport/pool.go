@@ -19,6 +19,7 @@ const (
 // Memory is not cleared. The zero Pool keeps nothing idle; make one with [NewPool]. All methods may be called by many goroutines at once.
 type Pool struct {
 	maxIdle int64
+	free    func([]byte) // put, as a function made once: each use of a method value allocates
 	idle    atomic.Int64
 	gets    atomic.Int64
 	misses  atomic.Int64
@@ -33,7 +34,11 @@ type class struct {
 }
 
 // NewPool returns a Pool that keeps at most maxIdle bytes of unused memory.
-func NewPool(maxIdle int64) *Pool { return &Pool{maxIdle: maxIdle} }
+func NewPool(maxIdle int64) *Pool {
+	p := &Pool{maxIdle: maxIdle}
+	p.free = p.put
+	return p
+}
 
 // DefaultPool serves whoever was not given a Pool. It keeps at most 64 MiB idle.
 var DefaultPool = NewPool(64 << 20)
@@ -58,7 +63,11 @@ func (p *Pool) Get(n int) *Buffer {
 		p.misses.Add(1)
 		mem = make([]byte, n)
 	}
-	return NewBuffer(mem[:n], Pooled, p.put)
+	free := p.free
+	if free == nil { // the zero Pool
+		free = p.put
+	}
+	return NewBuffer(mem[:n], Pooled, free)
 }
 
 // put takes memory back. It is the free function of the Pool's Buffers, so it runs exactly once for each.

@@ -1,4 +1,4 @@
-//go:build linux || freebsd || openbsd
+//go:build darwin || linux || openbsd
 
 package transport
 
@@ -38,8 +38,11 @@ func (s Slices) writeFile(f *os.File) (int64, error) {
 				}
 			}
 		})
-		if err == nil {
+		switch {
+		case err == nil:
 			err = werr
+		case errors.Is(checkOpen(f), os.ErrClosed): // conn has a private error for it
+			err = os.ErrClosed
 		}
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
@@ -57,4 +60,10 @@ func (s Slices) writeFile(f *os.File) (int64, error) {
 			rest = rest[1:]
 		}
 	}
+}
+
+// checkOpen returns the error that writing to f has for an f that was closed.
+func checkOpen(f *os.File) error {
+	_, err := f.Write(nil)
+	return err
 }

@@ -1,0 +1,61 @@
+package redis_test
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/connectors/connectortest"
+	"github.com/proxyplane/proxyplane/connectors/redis"
+	"github.com/proxyplane/proxyplane/internal/redistest"
+)
+
+// capabilities are what every configuration has.
+var capabilities = []string{"Deferrer", "BatchPutter", "BatchGetter", "BatchEvicter", "RangeGetter", "BytesGetter", "StreamPutter", "StreamGetter",
+	"Stater", "Waiter", "ClearCloser"}
+
+// harness returns the suite's harness for connectors with these options on servers that live as long as the outer test.
+func harness(opts redis.Options, servers ...*redistest.Server) func(testing.TB) connectortest.Harness {
+	return func(t testing.TB) connectortest.Harness {
+		for _, s := range servers {
+			s.Do("FLUSHALL")
+		}
+		registry := &connectors.Registry{}
+		registry.Register(redis.Driver())
+		return connectortest.Harness{
+			Open:     func(t testing.TB) connectors.Connector { return open(t, opts) },
+			Want:     capabilities,
+			Registry: registry, OutlivesClose: !opts.Clear && !opts.ClearAll,
+			HostileKeys: []connectors.Key{connectors.RedisKey{}, connectors.RedisKey{RedisKey: "a\r\nFLUSHALL\r\n"},
+				connectors.RedisKey{RedisKey: "$-1\r\n\x00\xff"}, connectors.RedisKey{RedisKey: strings.Repeat("k", 1<<17)}},
+			Objects: func(t testing.TB) int {
+				n := 0
+				for _, s := range servers {
+					size, err := strconv.Atoi(strings.TrimPrefix(s.Do("DBSIZE"), ":"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					n += size
+				}
+				return n
+			},
+		}
+	}
+}
+
+// open opens a connector that the test closes at its end, if it has not before.
+func open(t testing.TB, opts redis.Options) *redis.Connector {
+	t.Helper()
+	c, err := redis.New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(t.Context()) })
+	return c
+}
+
+func TestConformance(t *testing.T) {
+	s := redistest.Start(t)
+	connectortest.Run(t, harness(redis.Options{Hostname: s.Host, Port: s.Port, ClearAll: true}, s))
+}

@@ -1,0 +1,520 @@
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/transport"
+)
+
+const (
+	// pooled is the size from which Get takes pooled memory. Below, the garbage collector's small objects are as cheap.
+	pooled = 32 << 10
+	// maxHops bounds how often one call follows redirections or tries a new connection.
+	maxHops = 5
+)
+
+// Connector stores objects in Redis. All methods may be called by many goroutines at once.
+type Connector struct {
+	opts    Options // complete
+	poolSet bool    // the caller chose PoolSize
+	pool    *pool
+	router  router
+	made    *made // nil unless the connector deletes its objects at Close
+
+	gate    gate
+	gone    chan struct{} // closed when Close begins
+	once    sync.Once
+	closed  chan struct{} // closed when Close is over
+	watches watches
+}
+
+// New returns a connector. It contacts nobody yet, as Python's does not; it reads the TLS files.
+func New(opts Options) (*Connector, error) {
+	poolSet := opts.PoolSize > 0
+	if err := opts.ensure(); err != nil {
+		return nil, err
+	}
+	tlsConfig, err := opts.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	c := &Connector{opts: opts, poolSet: poolSet, gone: make(chan struct{}), closed: make(chan struct{})}
+	password := readPassword(&c.opts)
+	network, addr := "tcp", ""
+	switch {
+	case opts.Cluster:
+		c.router = newCluster(&c.opts, tlsConfig, password)
+	case opts.MasterName != "":
+		c.router = newFailover(&c.opts, tlsConfig)
+	default:
+		network, addr = c.opts.addr()
+		c.router = fixed(addr)
+	}
+	c.pool = newPool(&dialer{network: network, tls: tlsConfig, opts: &c.opts, password: password}, opts.PoolSize)
+	if opts.Clear {
+		c.made = newMade()
+	}
+	c.gate.idle = make(chan struct{})
+	c.watches.byAddr = map[string]*watcher{}
+	return c, nil
+}
+
+// newID returns a random UUID, as Python's str(uuid.uuid4()).
+func newID() string {
+	var u uuid.UUID
+	rand.Read(u[:]) // never fails
+	u[6] = u[6]&0x0f | 0x40
+	u[8] = u[8]&0x3f | 0x80
+	return u.String()
+}
+
+// gate counts the calls in flight, and lets none in after Close.
+type gate struct {
+	mu   sync.Mutex
+	n    int
+	shut bool
+	idle chan struct{} // closed when it is shut and nobody is inside
+}
+
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.shut {
+		g.n++
+	}
+	return !g.shut
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.n--; g.n == 0 && g.shut {
+		close(g.idle)
+	}
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = true
+	if g.n == 0 {
+		close(g.idle)
+	}
+}
+
+func wrap(op string, key connectors.Key, err error) error {
+	return connectors.WrapError(op, kind, key, err)
+}
+
+func closedError(op string, key connectors.Key) error {
+	return &connectors.OpError{Op: op, Kind: kind, Key: key, Err: connectors.ErrClosed}
+}
+
+// enter begins a call; without error the caller must call gate.leave.
+func (c *Connector) enter(ctx context.Context, op string, key connectors.Key) error {
+	if !c.gate.enter() {
+		return closedError(op, key)
+	}
+	if err := ctx.Err(); err != nil {
+		c.gate.leave()
+		return err
+	}
+	return nil
+}
+
+// start begins a call on a key; without error the caller must call gate.leave.
+func (c *Connector) start(ctx context.Context, op string, key connectors.Key) (string, error) {
+	if err := c.enter(ctx, op, key); err != nil {
+		return "", err
+	}
+	k, err := connectors.KeyAs[connectors.RedisKey](kind, key)
+	if err != nil {
+		c.gate.leave()
+		return "", wrap(op, key, err)
+	}
+	return k.RedisKey, nil
+}
+
+// exec runs fn on a connection to the server of id. fn sends and reads all its replies, and returns the first error; it runs again where the first
+// time cannot have had an answer, so that what it does must be safe to do twice.
+func (c *Connector) exec(ctx context.Context, id string, fn func(*conn) error) error {
+	if err := c.pool.turn(ctx); err != nil {
+		return err
+	}
+	defer c.pool.endTurn()
+	addr, err := c.router.addr(ctx, id)
+	if err != nil {
+		return explain(err, "")
+	}
+	return c.execAt(ctx, id, addr, fn)
+}
+
+// execAt is exec where the caller has a turn and knows the address. Without an id it does not look for another server.
+func (c *Connector) execAt(ctx context.Context, id, addr string, fn func(*conn) error) error {
+	fresh, ask := false, false
+	for hops := 0; ; hops++ {
+		cn, reused, err := c.pool.get(ctx, addr, fresh)
+		stale := false
+		if err == nil {
+			err = c.run(ctx, cn, ask, fn)
+			stale = reused && !cn.got
+			c.pool.put(cn)
+		}
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		next, again := c.next(ctx, id, addr, err, stale, &ask)
+		if !again || hops == maxHops {
+			return explain(err, addr)
+		}
+		fresh = stale && next == addr
+		addr = next
+	}
+}
+
+// next decides whether and where to try again after err.
+func (c *Connector) next(ctx context.Context, id, addr string, err error, stale bool, ask *bool) (string, bool) {
+	var se *serverError
+	if errors.As(err, &se) {
+		to, isAsk, ok := redirect(se, addr)
+		if ok && c.opts.Cluster && id != "" {
+			if !isAsk {
+				c.router.doubt(ctx, addr)
+			}
+			*ask = isAsk
+			return to, true
+		}
+		if se.code() != "READONLY" {
+			return "", false
+		}
+	} else if errors.Is(err, connectors.ErrCorrupt) || errors.Is(err, connectors.ErrTooLarge) || errors.Is(err, connectors.ErrConfig) {
+		return "", false
+	} else if timedOut(err) {
+		c.router.doubt(ctx, addr)
+		return "", false // it took long enough already
+	} else if stale {
+		return addr, true // the server went away while the connection was idle; it may be back
+	}
+	// The server is gone, or is no master any more.
+	c.router.doubt(ctx, addr)
+	if id == "" {
+		return "", false
+	}
+	to, err := c.router.addr(ctx, id)
+	*ask = false
+	return to, err == nil && to != addr
+}
+
+func timedOut(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// run lets fn use cn, and ends it with ctx.
+func (c *Connector) run(ctx context.Context, cn *conn, ask bool, fn func(*conn) error) error {
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, cn.interrupt)
+		defer func() {
+			if !stop() {
+				cn.broken = true
+			}
+		}()
+	}
+	if ask {
+		cn.command(1, "ASKING")
+		err := cn.flush()
+		if err == nil {
+			err = cn.status("OK")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return fn(cn)
+}
+
+// checkSize refuses an object that no server takes before anything is sent.
+func (c *Connector) checkSize(n int64) error {
+	if n > c.opts.MaxBytes {
+		return fmt.Errorf("%w: %d bytes, and Redis takes %d (its proto-max-bulk-len, our option max_bytes); keep such objects in a file or endpoint "+
+			"connector, or raise both", connectors.ErrTooLarge, n, c.opts.MaxBytes)
+	}
+	return nil
+}
+
+// writeSet adds a SET command.
+func (c *Connector) writeSet(cn *conn, id string, obj transport.Slices) {
+	if c.opts.TTL == 0 {
+		cn.command(3, "SET")
+	} else {
+		cn.command(5, "SET")
+	}
+	cn.arg(id)
+	cn.value(obj)
+	c.writeTTL(cn)
+}
+
+// writeTTL adds the end of a SET command.
+func (c *Connector) writeTTL(cn *conn) {
+	if c.opts.TTL > 0 {
+		cn.arg("PX")
+		cn.number(c.opts.TTL.Milliseconds())
+	}
+}
+
+// set stores an object. If new is true, nobody has a key to it unless set succeeds.
+func (c *Connector) set(ctx context.Context, op string, key connectors.Key, id string, obj transport.Slices, new bool) error {
+	if err := c.checkSize(obj.Len()); err != nil {
+		return wrap(op, key, err)
+	}
+	c.made.add(id)
+	return wrap(op, key, c.exec(ctx, id, func(cn *conn) error {
+		c.writeSet(cn, id, obj)
+		if err := cn.flush(); err != nil {
+			return err
+		}
+		err := cn.status("OK")
+		if new && cn.broken {
+			cn.takeBack(id)
+		}
+		return err
+	}))
+}
+
+// Put implements [connectors.Connector]. It copies nothing but small parts: large ones go to the socket from where they are.
+func (c *Connector) Put(ctx context.Context, obj transport.Slices) (connectors.Key, error) {
+	if err := c.enter(ctx, "put", nil); err != nil {
+		return nil, err
+	}
+	defer c.gate.leave()
+	id := newID()
+	if err := c.set(ctx, "put", nil, id, obj, true); err != nil {
+		return nil, err
+	}
+	return connectors.RedisKey{RedisKey: id}, nil
+}
+
+// NewKey implements [connectors.Deferrer]. It asks nobody.
+func (c *Connector) NewKey(ctx context.Context) (connectors.Key, error) {
+	if err := c.enter(ctx, "new_key", nil); err != nil {
+		return nil, err
+	}
+	defer c.gate.leave()
+	return connectors.RedisKey{RedisKey: newID()}, nil
+}
+
+// Set implements [connectors.Deferrer]. If the connection is lost before any answer it may set twice, with other clients' Sets between.
+func (c *Connector) Set(ctx context.Context, key connectors.Key, obj transport.Slices) error {
+	id, err := c.start(ctx, "set", key)
+	if err != nil {
+		return err
+	}
+	defer c.gate.leave()
+	return c.set(ctx, "set", key, id, obj, false)
+}
+
+// missing is the error for an object that is not there.
+func (c *Connector) missing(op string, key connectors.Key) error {
+	return &connectors.OpError{Op: op, Kind: kind, Key: key, Err: fmt.Errorf("%w: it was evicted, expired, or is in another server or database",
+		connectors.ErrNotFound)}
+}
+
+// Get implements [connectors.Connector]. A large object is in pooled memory, so that Release is worth calling; a small one in the garbage collector's.
+func (c *Connector) Get(ctx context.Context, key connectors.Key) (*transport.Buffer, error) {
+	id, err := c.start(ctx, "get", key)
+	if err != nil {
+		return nil, err
+	}
+	defer c.gate.leave()
+	var b *transport.Buffer
+	var found bool
+	err = c.exec(ctx, id, func(cn *conn) (err error) {
+		cn.command(2, "GET")
+		cn.arg(id)
+		if err := cn.flush(); err != nil {
+			return err
+		}
+		b, found, err = cn.buffer(transport.DefaultPool, c.opts.MaxBytes)
+		return err
+	})
+	if err != nil {
+		return nil, wrap("get", key, err)
+	}
+	if !found {
+		return nil, c.missing("get", key)
+	}
+	return b, nil
+}
+
+// count runs a command that has one key and answers with a number.
+func (c *Connector) count(ctx context.Context, op, name string, key connectors.Key) (n int64, err error) {
+	id, err := c.start(ctx, op, key)
+	if err != nil {
+		return 0, err
+	}
+	defer c.gate.leave()
+	err = c.exec(ctx, id, func(cn *conn) (err error) {
+		cn.command(2, name)
+		cn.arg(id)
+		if err := cn.flush(); err != nil {
+			return err
+		}
+		n, err = cn.int()
+		return err
+	})
+	if err == nil && name == "DEL" {
+		c.made.remove(id)
+	}
+	return n, wrap(op, key, err)
+}
+
+// Exists implements [connectors.Connector].
+func (c *Connector) Exists(ctx context.Context, key connectors.Key) (bool, error) {
+	n, err := c.count(ctx, "exists", "EXISTS", key)
+	return n > 0, err
+}
+
+// Evict implements [connectors.Connector]. It is DEL for every size: UNLINK frees a string in the server's main thread as well.
+func (c *Connector) Evict(ctx context.Context, key connectors.Key) error {
+	_, err := c.count(ctx, "evict", "DEL", key)
+	return err
+}
+
+// Config implements [connectors.Connector]. It has the passwords in it, if they were given as such.
+func (c *Connector) Config() connectors.Config { return c.opts.config(c.poolSet) }
+
+// Close implements [connectors.Connector]. See the package's "# Close".
+func (c *Connector) Close(ctx context.Context) error {
+	return c.shut(ctx, c.opts.Clear, c.opts.ClearAll)
+}
+
+// CloseClear implements [connectors.ClearCloser]: true deletes what Close would with Clear set, false nothing at all. A connector without Clear
+// or ClearAll has not kept its keys, so that true is errors.ErrUnsupported there, and nothing is closed.
+func (c *Connector) CloseClear(ctx context.Context, clear bool) error {
+	if clear && c.made == nil && !c.opts.ClearAll {
+		return fmt.Errorf("redis: clear at Close needs a connector that was opened with clear (which keeps its keys) or clear_all: %w",
+			errors.ErrUnsupported)
+	}
+	return c.shut(ctx, clear && c.opts.Clear, clear && c.opts.ClearAll)
+}
+
+// shut closes c. If ctx ends while calls are in flight or objects are being deleted, it cuts them off and returns the context's error.
+func (c *Connector) shut(ctx context.Context, clearMade, clearAll bool) (err error) {
+	first := false
+	c.once.Do(func() { first = true })
+	if !first {
+		select {
+		case <-c.closed:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	defer close(c.closed)
+	close(c.gone)
+	c.gate.close()
+	select {
+	case <-c.gate.idle:
+	case <-ctx.Done():
+		c.pool.end()
+		<-c.gate.idle
+		err = ctx.Err()
+	}
+	if err == nil && clearAll {
+		err = c.flushAll(ctx)
+	} else if err == nil && clearMade {
+		err = c.evictMany(ctx, c.made.all())
+	}
+	c.pool.end()
+	c.watches.wait()
+	return wrap("close", nil, errors.Join(err, c.router.close()))
+}
+
+// flushAll deletes everything in the database, on each of a cluster's masters.
+func (c *Connector) flushAll(ctx context.Context) error {
+	addrs, err := c.masters(ctx)
+	for _, addr := range addrs {
+		err = errors.Join(err, c.execAt(ctx, "", addr, func(cn *conn) error {
+			cn.command(1, "FLUSHDB")
+			if err := cn.flush(); err != nil {
+				return err
+			}
+			return cn.status("OK")
+		}))
+	}
+	return err
+}
+
+// made remembers the keys of the objects that a connector put. A nil made remembers nothing. UUIDs, which nearly all are, take 16 bytes.
+type made struct {
+	mu     sync.Mutex
+	ids    map[uuid.UUID]struct{}
+	others map[string]struct{}
+}
+
+func newMade() *made { return &made{ids: map[uuid.UUID]struct{}{}, others: map[string]struct{}{}} }
+
+// asUUID returns an id as a UUID if that is its one spelling.
+func asUUID(id string) (uuid.UUID, bool) {
+	if len(id) != 36 {
+		return uuid.UUID{}, false
+	}
+	u, err := uuid.Parse(id)
+	return u, err == nil && u.String() == id
+}
+
+func (m *made) add(id string) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if u, ok := asUUID(id); ok {
+		m.ids[u] = struct{}{}
+	} else {
+		m.others[id] = struct{}{}
+	}
+}
+
+func (m *made) remove(id string) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if u, ok := asUUID(id); ok {
+		delete(m.ids, u)
+	} else {
+		delete(m.others, id)
+	}
+}
+
+func (m *made) all() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := make([]string, 0, len(m.ids)+len(m.others))
+	for u := range m.ids {
+		ids = append(ids, u.String())
+	}
+	for id := range m.others {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// afterwards returns a context for taking back what a failed call has done: it does not end with the call's, and not late either.
+func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+}

@@ -1,0 +1,517 @@
+package proxyplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/proxyplane/proxyplane/cache"
+	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/metrics"
+	"github.com/proxyplane/proxyplane/serialize"
+	"github.com/proxyplane/proxyplane/transport"
+)
+
+// A PutOption changes one put.
+type PutOption func(*putOptions)
+
+type putOptions struct {
+	tags     connectors.Tags
+	lifetime Lifetime
+	evict    bool
+	format   serialize.Format
+	raw      bool
+	populate *bool
+}
+
+// Tags constrains where a multi connector puts the object: its subset_tags and superset_tags. Nil means: not asked for.
+func Tags(subset, superset []string) PutOption {
+	return func(o *putOptions) { o.tags = connectors.Tags{Subset: subset, Superset: superset} }
+}
+
+// InLifetime evicts the object when the lifetime ends.
+func InLifetime(l Lifetime) PutOption { return func(o *putOptions) { o.lifetime = l } }
+
+// Evict makes the proxy evict its object once resolved. It excludes InLifetime.
+func Evict() PutOption { return func(o *putOptions) { o.evict = true } }
+
+// As writes the object in another version's format, for readers with ProxyStore 0.6.5.
+func As(f serialize.Format) PutOption { return func(o *putOptions) { o.format = f } }
+
+// Raw puts a value of type []byte or transport.Slices as the whole object, which must be encoded already.
+func Raw() PutOption { return func(o *putOptions) { o.raw = true } }
+
+// Populate overrides the store's PopulateTarget for one proxy.
+func Populate(on bool) PutOption { return func(o *putOptions) { o.populate = &on } }
+
+func putOpts(opts []PutOption) putOptions {
+	var o putOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
+}
+
+// encode returns v as an object. Large bytes are borrowed from v.
+func (s *Store) encode(v any, o putOptions) (transport.Slices, error) {
+	if !o.raw {
+		return s.codecs.EncodeFormat(v, o.format)
+	}
+	switch v := v.(type) {
+	case []byte:
+		return transport.Slices{v}, nil
+	case transport.Slices:
+		return v, nil
+	}
+	return nil, fmt.Errorf("%w: Raw takes []byte or transport.Slices, not %T", serialize.ErrType, v)
+}
+
+// Put stores v under a new key. It borrows v until it returns.
+func (s *Store) Put(ctx context.Context, v any, opts ...PutOption) (Key, error) {
+	o := putOpts(opts)
+	ctx, op := s.begin(ctx, metrics.Put)
+	start := s.now()
+	obj, err := s.encode(v, o)
+	if err != nil {
+		op.end(ctx, nil, -1, err)
+		return nil, err
+	}
+	encoded := s.now()
+	key, err := connectors.PutTagged(ctx, s.conn, obj, o.tags)
+	if s.metrics != nil && err == nil {
+		id := key.Identity()
+		s.metrics.AddTime(metrics.PutSerialize, id, encoded.Sub(start))
+		s.metrics.AddTime(metrics.PutConnector, id, time.Since(encoded))
+		s.metrics.AddAttribute(metrics.PutObjectSize, id, obj.Len())
+	}
+	if err == nil && o.lifetime != nil {
+		err = s.attach(ctx, o.lifetime, key)
+	}
+	op.end(ctx, key, obj.Len(), err)
+	if err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+// attach hands keys to a lifetime; keys that it no longer takes must not outlive the failed call.
+func (s *Store) attach(ctx context.Context, l Lifetime, keys ...Key) error {
+	if err := l.Add(s, keys...); err != nil {
+		return errors.Join(err, connectors.EvictBatch(context.WithoutCancel(ctx), s.conn, keys))
+	}
+	return nil
+}
+
+// PutBatch stores many values at once and returns their keys in order. It borrows them. On error nothing of the batch stays behind.
+func (s *Store) PutBatch(ctx context.Context, values []any, opts ...PutOption) ([]Key, error) {
+	o := putOpts(opts)
+	ctx, op := s.begin(ctx, metrics.PutBatch)
+	start := s.now()
+	objs := make([]transport.Slices, len(values))
+	var size int64
+	for i, v := range values {
+		obj, err := s.encode(v, o)
+		if err != nil {
+			op.end(ctx, nil, -1, err)
+			return nil, fmt.Errorf("value %d of the batch: %w", i, err)
+		}
+		objs[i] = obj
+		size += obj.Len()
+	}
+	encoded := s.now()
+	keys, err := s.putBatch(ctx, objs, o.tags)
+	if err == nil && o.lifetime != nil {
+		err = s.attach(ctx, o.lifetime, keys...)
+	}
+	if err != nil {
+		op.end(ctx, nil, size, err)
+		return nil, err
+	}
+	if s.metrics != nil {
+		id := keysID(keys)
+		s.metrics.AddTime(metrics.PutBatchSerialize, id, encoded.Sub(start))
+		s.metrics.AddTime(metrics.PutBatchConnector, id, time.Since(encoded))
+		s.metrics.AddAttribute(metrics.PutBatchObjectSizes, id, size)
+		s.metrics.AddTime(metrics.PutBatch, id, time.Since(start))
+	}
+	op.end(ctx, nil, size, nil)
+	return keys, nil
+}
+
+func (s *Store) putBatch(ctx context.Context, objs []transport.Slices, tags connectors.Tags) ([]Key, error) {
+	if tags.Subset == nil && tags.Superset == nil {
+		return connectors.PutBatch(ctx, s.conn, objs)
+	}
+	keys := make([]Key, 0, len(objs))
+	for _, obj := range objs {
+		k, err := connectors.PutTagged(ctx, s.conn, obj, tags)
+		if err != nil {
+			return nil, errors.Join(err, connectors.EvictBatch(context.WithoutCancel(ctx), s.conn, keys))
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+func keysID(keys []Key) string {
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = k.Identity()
+	}
+	return metrics.KeyOf(ids)
+}
+
+// Get returns the object in its natural Go form; see [Get] for a form of your choice.
+func (s *Store) Get(ctx context.Context, key Key) (any, error) { return Get[any](ctx, s, key) }
+
+// isView reports whether T stands on the connector's memory, so that each caller needs a reference of its own.
+func isView[T any]() bool {
+	switch any((*T)(nil)).(type) {
+	case **transport.Buffer, **serialize.Array, **serialize.Opaque:
+		return true
+	}
+	return false
+}
+
+// Get returns the object of a key as a T: from the cache, or from the connector, which concurrent callers share. The package comment says who
+// owns what. A missing object is [ErrNotFound]; an object that is no T is serialize.ErrType.
+func Get[T any](ctx context.Context, s *Store, key Key) (T, error) {
+	var none T
+	if key == nil {
+		return none, fmt.Errorf("%w: nil", connectors.ErrInvalidKey)
+	}
+	if s.closed.Load() {
+		return none, fmt.Errorf("get from store %s: %w", s.name, connectors.ErrClosed)
+	}
+	ctx, op := s.begin(ctx, metrics.Get)
+	v, size, err := get[T](ctx, s, key)
+	op.end(ctx, key, size, err)
+	return v, err
+}
+
+func get[T any](ctx context.Context, s *Store, key Key) (v T, size int64, err error) {
+	if isView[T]() {
+		obj, err := s.object(ctx, key)
+		if err != nil {
+			return v, -1, err
+		}
+		defer obj.Release()
+		v, err = decode[T](s, key, obj)
+		return v, int64(obj.Len()), err
+	}
+	t, err := valueOf[T](ctx, s, key)
+	if err != nil {
+		return v, -1, err
+	}
+	return t.v, t.size, nil
+}
+
+// valueOf returns an object's value through the cache. T is no view.
+func valueOf[T any](ctx context.Context, s *Store, key Key) (*target[T], error) {
+	if t := cached[T](s, key); t != nil {
+		return t, nil
+	}
+	id := key.Identity()
+	e, err := s.cache.FetchMissed(ctx, id, func(ctx context.Context) (cache.Entry, error) { return load[T](ctx, s, key) })
+	if err != nil {
+		return nil, err
+	}
+	e.Buf.Release()
+	t, ok := e.Value.(*target[T])
+	if !ok { // fetched at the same moment by somebody who asked for another type
+		if e, err = load[T](ctx, s, key); err != nil {
+			return nil, err
+		}
+		s.cache.Set(id, e)
+		t = e.Value.(*target[T])
+	}
+	s.metrics.AddCounter(metrics.CacheMisses, id, 1)
+	return t, nil
+}
+
+// cached returns an object's value if the cache has it as a T, else nil. What it holds as another type is another value: Get[any] must not
+// return what Get[MyStruct] cached.
+func cached[T any](s *Store, key Key) *target[T] {
+	id := key.Identity()
+	e, ok := s.cache.Get(id)
+	if !ok {
+		return nil
+	}
+	e.Buf.Release()
+	t, ok := e.Value.(*target[T])
+	if ok {
+		s.metrics.AddCounter(metrics.CacheHits, id, 1)
+	}
+	return t
+}
+
+// object returns the whole object, tag included, through the cache. The caller owns the Buffer.
+func (s *Store) object(ctx context.Context, key Key) (*transport.Buffer, error) {
+	id := key.Identity()
+	e, ok := s.cache.Get(id)
+	if ok && e.Buf != nil {
+		s.metrics.AddCounter(metrics.CacheHits, id, 1)
+		return e.Buf, nil
+	}
+	fetch := func(ctx context.Context) (cache.Entry, error) {
+		start := s.now()
+		buf, err := connectors.Map(ctx, s.conn, key)
+		if err != nil {
+			return cache.Entry{}, err
+		}
+		s.stage(metrics.GetConnector, key, start)
+		s.metrics.AddAttribute(metrics.GetObjectSize, id, int64(buf.Len()))
+		return cache.Entry{Buf: buf, Size: int64(buf.Len())}, nil
+	}
+	e, err := s.cache.FetchMissed(ctx, id, fetch)
+	if err == nil && e.Buf == nil { // fetched at the same moment by somebody who asked for a value
+		if e, err = fetch(ctx); err == nil {
+			s.cache.Set(id, e)
+		}
+	}
+	s.metrics.AddCounter(metrics.CacheMisses, id, 1)
+	return e.Buf, err
+}
+
+// load gets an object from the connector and decodes it into a value.
+func load[T any](ctx context.Context, s *Store, key Key) (cache.Entry, error) {
+	start := s.now()
+	obj, err := connectors.GetBytes(ctx, s.conn, key)
+	if err != nil {
+		return cache.Entry{}, err
+	}
+	s.stage(metrics.GetConnector, key, start)
+	return entryOf[T](s, key, obj)
+}
+
+// entryOf decodes an object in memory that the garbage collector owns into a cached value.
+func entryOf[T any](s *Store, key Key, obj []byte) (cache.Entry, error) {
+	start := s.now()
+	v, err := decode[T](s, key, transport.FromBytes(obj))
+	if err != nil {
+		return cache.Entry{}, err
+	}
+	s.stage(metrics.GetDeserialize, key, start)
+	s.metrics.AddAttribute(metrics.GetObjectSize, key.Identity(), int64(len(obj)))
+	return cache.Entry{Value: &target[T]{v: v, size: int64(len(obj))}, Size: int64(len(obj))}, nil
+}
+
+// decode makes a T of an object. It borrows obj; views hold a reference of their own.
+func decode[T any](s *Store, key Key, obj *transport.Buffer) (T, error) {
+	v, err := serialize.DecodeAs[T](s.codecs, obj)
+	if err != nil {
+		err = fmt.Errorf("store %s: object %s: %w", s.name, connectors.FormatKey(key), err)
+	}
+	return v, err
+}
+
+// GetBatch returns the objects of many keys in their natural form, in order; the errors of missing ones are joined, with nil in their place.
+func (s *Store) GetBatch(ctx context.Context, keys []Key) ([]any, error) {
+	return GetBatch[any](ctx, s, keys)
+}
+
+// GetBatch returns the objects of many keys as Ts, in order. Objects that are cached are not fetched again. If any is missing or no T, its place
+// holds the zero T and the error tells of each; the others are valid all the same, and views among them must be released.
+func GetBatch[T any](ctx context.Context, s *Store, keys []Key) ([]T, error) {
+	values := make([]T, len(keys))
+	var missing []int
+	for i, k := range keys {
+		if k == nil {
+			return nil, fmt.Errorf("key %d of the batch: %w: nil", i, connectors.ErrInvalidKey)
+		}
+		if !s.cache.Has(k.Identity()) {
+			missing = append(missing, i)
+		}
+	}
+	want := make([]Key, len(missing))
+	for j, i := range missing {
+		want[j] = keys[i]
+	}
+	fetched := map[int]*transport.Buffer{}
+	if len(want) > 0 {
+		bufs, err := connectors.GetBatch(ctx, s.conn, want)
+		if err != nil {
+			return nil, err
+		}
+		for j, i := range missing {
+			fetched[i] = bufs[j]
+		}
+	}
+	var errs []error
+	for i, k := range keys {
+		var err error
+		if buf, ok := fetched[i]; ok {
+			values[i], err = keep[T](s, k, buf)
+		} else {
+			values[i], err = Get[T](ctx, s, k)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("key %d of the batch, %s: %w", i, connectors.FormatKey(k), err))
+		}
+	}
+	return values, errors.Join(errs...)
+}
+
+// keep decodes a fetched object and caches it. It takes buf, which is nil for a missing object.
+func keep[T any](s *Store, key Key, buf *transport.Buffer) (v T, err error) {
+	if buf == nil {
+		return v, ErrNotFound
+	}
+	if isView[T]() {
+		defer buf.Release()
+		s.cache.Set(key.Identity(), cache.Entry{Buf: buf, Size: int64(buf.Len())})
+		return decode[T](s, key, buf)
+	}
+	e, err := entryOf[T](s, key, buf.Detach())
+	if err != nil {
+		return v, err
+	}
+	s.cache.Set(key.Identity(), e)
+	return e.Value.(*target[T]).v, nil
+}
+
+// GetObject returns the whole object as it is stored, tag included, past cache and codecs. The caller owns the Buffer.
+func (s *Store) GetObject(ctx context.Context, key Key) (*transport.Buffer, error) {
+	return connectors.Map(ctx, s.conn, key)
+}
+
+// Exists reports whether the object is there now, in the cache or in the connector.
+func (s *Store) Exists(ctx context.Context, key Key) (bool, error) {
+	if key == nil {
+		return false, fmt.Errorf("%w: nil", connectors.ErrInvalidKey)
+	}
+	ctx, op := s.begin(ctx, metrics.Exists)
+	ok := s.Cached(key)
+	var err error
+	if !ok {
+		start := s.now()
+		ok, err = s.conn.Exists(ctx, key)
+		s.stage(metrics.ExistsConnector, key, start)
+	}
+	op.end(ctx, key, -1, err)
+	return ok, err
+}
+
+// Cached reports whether a Get would be answered from the cache.
+func (s *Store) Cached(key Key) bool { return s.cache.Has(key.Identity()) }
+
+// Evict deletes the object, from this store's cache too. A missing object is not an error.
+func (s *Store) Evict(ctx context.Context, key Key) error {
+	if key == nil {
+		return fmt.Errorf("%w: nil", connectors.ErrInvalidKey)
+	}
+	ctx, op := s.begin(ctx, metrics.Evict)
+	start := s.now()
+	err := s.conn.Evict(ctx, key)
+	s.stage(metrics.EvictConnector, key, start)
+	s.cache.Evict(key.Identity()) // also after an error: whether the object is gone is then unknown
+	op.end(ctx, key, -1, err)
+	return err
+}
+
+// evictAll deletes many objects.
+func (s *Store) evictAll(ctx context.Context, keys []Key) error {
+	err := connectors.EvictBatch(ctx, s.conn, keys)
+	for _, k := range keys {
+		s.cache.Evict(k.Identity())
+	}
+	return err
+}
+
+// set stores the object of a key that exists already or was made by NewKey. It borrows v.
+func (s *Store) set(ctx context.Context, key Key, v any, o putOptions) error {
+	ctx, op := s.begin(ctx, metrics.Set)
+	start := s.now()
+	obj, err := s.encode(v, o)
+	if err != nil {
+		op.end(ctx, key, -1, err)
+		return err
+	}
+	s.stage(metrics.SetSerialize, key, start)
+	start = s.now()
+	err = connectors.Set(ctx, s.conn, key, obj)
+	s.stage(metrics.SetConnector, key, start)
+	s.metrics.AddAttribute(metrics.SetObjectSize, key.Identity(), obj.Len())
+	s.cache.Evict(key.Identity())
+	op.end(ctx, key, obj.Len(), err)
+	return err
+}
+
+// PutReader stores all that r gives as one object of bytes, in bounded memory where the connector can stream. size is the number of bytes if it
+// is known, else negative; a known one lets a multi connector choose. If r fails, or gives another number of bytes, nothing stays behind.
+func (s *Store) PutReader(ctx context.Context, r io.Reader, size int64, opts ...PutOption) (key Key, err error) {
+	o := putOpts(opts)
+	ctx, op := s.begin(ctx, metrics.Put)
+	var n int64
+	defer func() { op.end(ctx, key, n, err) }()
+	tag := serialize.BytesTag
+	switch {
+	case o.raw:
+		tag = ""
+	case o.format == serialize.ProxyStore06:
+		tag = serialize.TagBytes06 + "\n"
+	}
+	if size >= 0 {
+		size += int64(len(tag))
+	}
+	w, err := connectors.PutStream(ctx, s.conn, size)
+	if err != nil {
+		return nil, err
+	}
+	defer w.Abort() // nothing after Commit
+	if _, err = io.WriteString(w, tag); err != nil {
+		return nil, err
+	}
+	if n, err = w.ReadFrom(r); err != nil {
+		return nil, fmt.Errorf("put after %d bytes: %w", n, err)
+	}
+	if key, err = w.Commit(); err != nil {
+		return nil, err
+	}
+	if o.lifetime != nil {
+		if err = s.attach(ctx, o.lifetime, key); err != nil {
+			return nil, err
+		}
+	}
+	return key, nil
+}
+
+// ObjectReader reads the body of one object. It belongs to one goroutine at a time.
+type ObjectReader struct {
+	connectors.Reader
+	tag string
+}
+
+// Tag returns the object's codec: "BS" for bytes, "US" for text, and so on.
+func (r *ObjectReader) Tag() string { return r.tag }
+
+// Size returns the number of bytes in the body.
+func (r *ObjectReader) Size() int64 { return r.Reader.Size() - serialize.TagLen }
+
+// OpenReader opens an object for reading its body (without the tag) in bounded memory, past the cache. ctx lives as long as the reader.
+func (s *Store) OpenReader(ctx context.Context, key Key) (*ObjectReader, error) {
+	r, err := connectors.GetStream(ctx, s.conn, key)
+	if err != nil {
+		return nil, err
+	}
+	prefix := make([]byte, serialize.TagLen)
+	n, err := io.ReadFull(r, prefix)
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		var tag string
+		if tag, _, err = serialize.PayloadOffset(prefix[:n]); err == nil {
+			return &ObjectReader{r, tag}, nil
+		}
+	}
+	return nil, errors.Join(fmt.Errorf("store %s: object %s: %w", s.name, connectors.FormatKey(key), err), r.Close())
+}
+
+// GetRange returns n bytes of an object's body (without the tag) from off, fewer at its end, all to the end if n < 0. It fetches no more than
+// that where the connector can. The caller owns the Buffer. An off past the end is connectors.ErrInvalidRange.
+func (s *Store) GetRange(ctx context.Context, key Key, off, n int64) (*transport.Buffer, error) {
+	if off < 0 {
+		return nil, fmt.Errorf("%w: offset %d", connectors.ErrInvalidRange, off)
+	}
+	return connectors.GetRange(ctx, s.conn, key, off+serialize.TagLen, n)
+}

@@ -1,0 +1,120 @@
+package proxyplane
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/proxyplane/proxyplane/connectors"
+)
+
+// ErrDenied is the error of resolving a received proxy whose store the policy does not allow. The message says what would allow it.
+var ErrDenied = connectors.ErrDenied
+
+// A Policy says what a received proxy may open. A proxy names any host and any directory it likes, so this is what stands between a stranger
+// and the files and servers that this process can reach. Stores that this process registered itself are not subject to it.
+//
+// The zero Policy allows every connector kind, hosts only if they are this machine's loopback, and directories only if they exist and belong to
+// the user of this process. In no case is anything created to satisfy a received proxy, a key never leaves its directory, and nothing in an
+// object is executed.
+type Policy struct {
+	// Kinds are the allowed connectors by short name. Nil allows all.
+	Kinds []string
+	// Hosts are the allowed hosts besides loopback: names, addresses, prefixes such as 10.1.0.0/16, "*.cluster.example" for all names under a
+	// domain, "*" for all.
+	Hosts []string
+	// Dirs are the allowed directories with all below them, besides the user's own; "*" is all. A unix socket counts as its path.
+	Dirs []string
+	// OnlyDirs, if set, allows nothing but Dirs: the user's own directories are not enough.
+	OnlyDirs bool
+	// Secrets gives the passwords that a proxy's connector needs and that never travel, by kind; nil gives none.
+	Secrets func(kind string, c connectors.Config) map[string]any
+}
+
+// AllowAll is a Policy for proxies from people that are trusted with everything that this process can reach.
+var AllowAll = Policy{Hosts: []string{"*"}, Dirs: []string{"*"}}
+
+// Check returns an [ErrDenied] unless all of the places are allowed.
+func (p Policy) Check(places []connectors.Location) error {
+	for _, l := range places {
+		if p.Kinds != nil && !slices.Contains(p.Kinds, l.Kind) {
+			return fmt.Errorf("%w: connector %s; allowed kinds are %s (Policy.Kinds, --allow-kind)", ErrDenied, l.Kind, strings.Join(p.Kinds, ", "))
+		}
+		if l.Host != "" && !p.allowsHost(l.Host) {
+			return fmt.Errorf("%w: the proxy's %s connector is at host %q; allow it with Policy.Hosts or --allow-host if you trust it", ErrDenied, l.Kind, l.Host)
+		}
+		if l.Dir != "" {
+			if err := p.checkDir(l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p Policy) allowsHost(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
+	addr, addrErr := netip.ParseAddr(host)
+	if host == "localhost" || addrErr == nil && addr.Unmap().IsLoopback() {
+		return true
+	}
+	for _, allowed := range p.Hosts {
+		allowed = strings.ToLower(allowed)
+		if allowed == "*" || allowed == host || strings.HasPrefix(allowed, "*.") && strings.HasSuffix(host, allowed[1:]) {
+			return true
+		}
+		if addrErr != nil {
+			continue
+		}
+		if prefix, err := netip.ParsePrefix(allowed); err == nil && prefix.Contains(addr.Unmap()) {
+			return true
+		}
+		if a, err := netip.ParseAddr(allowed); err == nil && a.Unmap() == addr.Unmap() {
+			return true
+		}
+	}
+	return false
+}
+
+func (p Policy) checkDir(l connectors.Location) error {
+	if slices.Contains(p.Dirs, "*") {
+		return nil
+	}
+	// The real path, so that a link cannot lead out of what is allowed.
+	dir, err := filepath.EvalSymlinks(l.Dir)
+	if err != nil {
+		return fmt.Errorf("%w: %s of the proxy's %s connector: %w (nothing is created for a received proxy)", connectors.ErrUnavailable, l.Dir, l.Kind, err)
+	}
+	for _, allowed := range p.Dirs {
+		if real, err := filepath.EvalSymlinks(allowed); err == nil && within(real, dir) {
+			return nil
+		}
+	}
+	if !p.OnlyDirs {
+		info, err := os.Stat(dir)
+		if err == nil && ownedByUser(info) && !virtual(dir) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the proxy's %s connector is in %s, which is not a directory of yours; allow it with Policy.Dirs or --allow-dir if you trust it",
+		ErrDenied, l.Kind, l.Dir)
+}
+
+// within reports whether path is base or below it. Both are clean and absolute.
+func within(base, path string) bool {
+	rel, err := filepath.Rel(base, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+// virtual reports whether dir is in a file system that is the kernel's interface and no storage. /dev/shm is storage.
+func virtual(dir string) bool {
+	for _, root := range []string{"/proc", "/sys", "/dev"} {
+		if within(root, dir) && !within("/dev/shm", dir) {
+			return true
+		}
+	}
+	return false
+}
