@@ -88,7 +88,7 @@ func (c Config) layout() (tomlConfig, error) {
 		return tomlConfig{}, err
 	}
 	return tomlConfig{c.Name, &c.CacheSize, &c.Metrics, &c.PopulateTarget, &c.AutoRegister,
-		tomlConnector{c.Connector.Kind, withoutNil(options).(map[string]any)}}, nil
+		tomlConnector{c.Connector.Kind, connectors.WithoutNil(options).(map[string]any)}}, nil
 }
 
 func (l tomlConfig) config() (Config, error) {
@@ -114,25 +114,6 @@ func set[T any](dst, src *T) {
 	if src != nil {
 		*dst = *src
 	}
-}
-
-// withoutNil drops None values from maps at any depth, as Python's dump does: TOML has no null.
-func withoutNil(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		for k, e := range v {
-			if e == nil {
-				delete(v, k)
-			} else {
-				v[k] = withoutNil(e)
-			}
-		}
-	case []any:
-		for i, e := range v {
-			v[i] = withoutNil(e)
-		}
-	}
-	return v
 }
 
 // maxConfigSize bounds a TOML file: a store configuration is some hundred bytes.

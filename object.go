@@ -26,7 +26,7 @@ type putOptions struct {
 	populate *bool
 }
 
-// Tags constrains where a multi connector puts the object: its subset_tags and superset_tags. Nil means: not asked for.
+// Tags constrains where a multi connector puts the object: its subset_tags and superset_tags.
 func Tags(subset, superset []string) PutOption {
 	return func(o *putOptions) { o.tags = connectors.Tags{Subset: subset, Superset: superset} }
 }

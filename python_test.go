@@ -141,13 +141,12 @@ func TestSecretsStay(t *testing.T) {
 	if err != nil || strings.Contains(string(j), "hunter2") {
 		t.Errorf("%s, %v", j, err)
 	}
-	v, err := r.pickle(serialize.ProxyStore11)
-	if err != nil {
-		t.Fatal(err)
+	if _, err := r.pickle(serialize.ProxyStore11); !errors.Is(err, connectors.ErrNotForPython) {
+		t.Errorf("Python's connector cannot authenticate: %v", err)
 	}
-	b, err := pickle.Marshal(v)
-	if err != nil || strings.Contains(string(b), "hunter2") {
-		t.Errorf("%q, %v", b, err)
+	delete(cfg.Options, "password")
+	if _, err := r.pickle(serialize.ProxyStore11); err != nil {
+		t.Error(err)
 	}
 	cfg.Options["tls"] = true // Python's connector would talk to the wrong thing in the clear
 	if _, err := r.pickle(serialize.ProxyStore11); !errors.Is(err, connectors.ErrNotForPython) {

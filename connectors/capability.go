@@ -299,6 +299,9 @@ type Polling struct {
 	Timeout  time.Duration // give up after this long; 0: never
 }
 
+// maxPause bounds the pauses of a steep backoff without a limit.
+const maxPause time.Duration = 1 << 62
+
 // Wait returns as soon as the object exists: by event if c is a [Waiter], else by polling. It ends with ctx, and with [ErrNotFound] after
 // p.Timeout.
 func Wait(ctx context.Context, c Connector, key Key, p Polling) error {
@@ -338,7 +341,7 @@ func wait(ctx context.Context, c Connector, key Key, p Polling) error {
 		}
 		timer.Reset(pause)
 		if p.Backoff > 0 {
-			pause = time.Duration(float64(pause) * p.Backoff)
+			pause = time.Duration(min(float64(pause)*p.Backoff, float64(maxPause))) // before it overflows
 		}
 		if p.Limit > 0 {
 			pause = min(pause, p.Limit)

@@ -52,12 +52,46 @@ func (c Config) Canonical() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for k, v := range opts {
-		if v == nil {
-			delete(opts, k)
+	return json.Marshal(Config{kind, WithoutNil(opts).(map[string]any)})
+}
+
+// WithoutNil drops nil values from maps at any depth, in place, and returns v: Python's None where a form like TOML has no null.
+func WithoutNil(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			if e == nil {
+				delete(v, k)
+			} else {
+				v[k] = WithoutNil(e)
+			}
+		}
+	case []any:
+		for i, e := range v {
+			v[i] = WithoutNil(e)
 		}
 	}
-	return json.Marshal(Config{kind, opts})
+	return v
+}
+
+// UnmarshalJSON reads a Config without losing the precision of large integers.
+func (c *Config) UnmarshalJSON(data []byte) error {
+	var j struct {
+		Kind    string         `json:"kind"`
+		Options map[string]any `json:"options"`
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&j); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	options, err := NormalizeOptions(j.Options)
+	if err != nil {
+		return err
+	}
+	*c = Config{j.Kind, options}
+	return nil
 }
 
 // Equal reports whether both open equal connectors.
@@ -95,6 +129,12 @@ func normalize(v any, depth int) (any, error) {
 		return int64(v), nil
 	case uint16:
 		return int64(v), nil
+	case uint32:
+		return int64(v), nil
+	case float32:
+		return float64(v), nil
+	case uint:
+		return normalize(uint64(v), depth)
 	case uint64:
 		if v > math.MaxInt64 {
 			return nil, fmt.Errorf("%w: integer %d is too large", ErrConfig, v)
@@ -115,6 +155,12 @@ func normalize(v any, depth int) (any, error) {
 			l[i] = e
 		}
 		return l, nil
+	case []map[string]any: // an array of tables in TOML
+		l := make([]any, len(v))
+		for i, e := range v {
+			l[i] = e
+		}
+		return normalize(l, depth)
 	case []any:
 		l := make([]any, len(v))
 		for i, e := range v {

@@ -121,7 +121,8 @@ type Info struct {
 	ModTime time.Time // zero if unknown
 }
 
-// Tags constrain which of a multi connector's policies may take an object. Nil means: not asked for.
+// Tags constrain which of a multi connector's policies may take an object. As in Python's put, no tags are the empty set: a policy with
+// superset_tags takes only objects that bring them.
 type Tags struct {
 	Subset   []string // must be a subset of the policy's subset_tags
 	Superset []string // must be a superset of the policy's superset_tags

@@ -21,6 +21,9 @@ var (
 	ErrConfig       = errors.New("bad configuration")
 	ErrNoPolicy     = errors.New("no policy takes this object")
 	ErrDenied       = errors.New("denied by policy")
+
+	// ErrNotBuilt is an [ErrUnavailable] that no waiting mends: the program lacks the connector.
+	ErrNotBuilt = fmt.Errorf("%w in this program", ErrUnavailable)
 )
 
 // OpError says which operation of which connector failed on which key. It unwraps to its cause.
@@ -57,7 +60,7 @@ func WrapError(op, kind string, key Key, err error) error {
 // Retryable reports whether the same call may succeed later without anybody changing anything: the other side was out of reach or busy.
 // Context errors are not retryable, since it was the caller who gave up.
 func Retryable(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotBuilt) {
 		return false
 	}
 	if errors.Is(err, ErrUnavailable) {

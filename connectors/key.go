@@ -64,15 +64,15 @@ type GlobusKey struct {
 	tuple    bool
 }
 
-// NewGlobusKey returns a key with a tuple of task ids.
+// NewGlobusKey returns a key with a tuple of task ids, none of which may be empty or contain NUL.
 func NewGlobusKey(filename string, taskIDs ...string) GlobusKey {
 	return GlobusKey{Filename: filename, tasks: strings.Join(taskIDs, "\x00"), tuple: true}
 }
 
-// TaskIDs returns the Globus transfer tasks that carry the object.
+// TaskIDs returns the Globus transfer tasks that carry the object, never nil.
 func (k GlobusKey) TaskIDs() []string {
 	if k.tasks == "" {
-		return nil
+		return []string{}
 	}
 	return strings.Split(k.tasks, "\x00")
 }
@@ -185,6 +185,11 @@ var keyFields = map[string]struct {
 		case string:
 			return GlobusKey{Filename: name, tasks: ids}, ok
 		case []string:
+			for _, id := range ids { // they are UUIDs; these two would not come back as they went
+				if id == "" || strings.ContainsRune(id, 0) {
+					return nil, false
+				}
+			}
 			return NewGlobusKey(name, ids...), ok
 		}
 		return nil, false

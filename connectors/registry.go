@@ -79,7 +79,7 @@ func (r *Registry) Kinds() []string {
 }
 
 // Driver returns the driver for a kind: its short name, class name or full Python path. An unknown kind is an [ErrConfig] that lists the known
-// ones; one that ProxyStore has and this program has not is [ErrUnavailable].
+// ones; one that ProxyStore has and this program has not is [ErrNotBuilt].
 func (r *Registry) Driver(kind string) (*Driver, error) {
 	short := kind
 	known, ok := LookupKind(kind)
@@ -92,7 +92,7 @@ func (r *Registry) Driver(kind string) (*Driver, error) {
 		}
 	}
 	if ok {
-		return nil, fmt.Errorf("%w: this program has no %s connector; it has %s", ErrUnavailable, known.Kind, strings.Join(r.Kinds(), ", "))
+		return nil, fmt.Errorf("%w: this program has no %s connector; it has %s", ErrNotBuilt, known.Kind, strings.Join(r.Kinds(), ", "))
 	}
 	return nil, fmt.Errorf("%w: unknown connector kind %.200q; use one of %s", ErrConfig, kind, strings.Join(r.Kinds(), ", "))
 }
@@ -167,21 +167,14 @@ func (r *Registry) Travelling(cfg Config, python bool) (Config, error) {
 		out.Options, err = d.Travel(r, out.Options, python)
 		return out, err
 	}
-	for _, s := range d.Secret {
-		delete(out.Options, s)
-	}
-	if !python {
-		return out, nil
-	}
 	for name, v := range out.Options {
-		if slices.Contains(d.PythonOptions, name) {
-			continue
-		}
-		if slices.Contains(d.Essential, name) && !isZeroOption(v) {
+		if python && slices.Contains(d.Essential, name) && !isZeroOption(v) {
 			return Config{}, fmt.Errorf("%w for option %s of connector %s; write the proxy as JSON for Go readers, or use a connector without it",
 				ErrNotForPython, name, d.Kind)
 		}
-		delete(out.Options, name)
+		if slices.Contains(d.Secret, name) || python && !slices.Contains(d.PythonOptions, name) {
+			delete(out.Options, name)
+		}
 	}
 	return out, nil
 }

@@ -136,8 +136,8 @@ func (a *app) withStore(ctx context.Context, path string, fn func(*proxyplane.St
 		return fail(exitUsage, "store file %s: a local connector keeps objects in the memory of one process, and this process is about to end; "+
 			"use a file, redis or multi connector", path)
 	}
-	cfg.AutoRegister = false
-	s, err := proxyplane.Open(ctx, cfg, proxyplane.WithCacheBytes(0), proxyplane.WithPopulateTarget(false))
+	// Stores of its own, so that auto_register does no harm and still travels in proxies as it is configured.
+	s, err := proxyplane.Open(ctx, cfg, proxyplane.WithCacheBytes(0), proxyplane.WithStores(proxyplane.NewStores()))
 	if err != nil {
 		return err
 	}

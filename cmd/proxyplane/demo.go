@@ -86,8 +86,9 @@ type demoReport struct {
 		NS      int64 `json:"ns"`
 		Objects int64 `json:"object_bytes"`
 	} `json:"received"`
-	Files []demoTimes `json:"files"`
-	Range struct {
+	OpenNS int64       `json:"open_store_ns"`
+	Files  []demoTimes `json:"files"`
+	Range  struct {
 		Of    string `json:"of"`
 		Off   int64  `json:"offset"`
 		Bytes int64  `json:"bytes"`
@@ -378,6 +379,7 @@ func (d *demo) handOver(w *worker) error {
 const demoRepeats = 5
 
 func (d *demo) resolve(w *worker) error {
+	var open []int64
 	for i, it := range d.items {
 		value, err := w.sendValue(it.data, demoRepeats)
 		if err != nil {
@@ -393,28 +395,30 @@ func (d *demo) resolve(w *worker) error {
 		if err := d.check(it.name, reply.SHA256, it.sum); err != nil {
 			return err
 		}
+		open = append(open, reply.NS)
 		f := &d.report.Files[i]
 		f.ValueNS, f.ColdNS, f.MapNS, f.CacheNS = median(value.Cold), median(reply.Cold), median(reply.Mapped), median(reply.Cached)
 		if reply.Type != it.kind {
 			return fail(exitBadInput, "%s arrived as %s, was %s; please report this", it.name, reply.Type, it.kind)
 		}
 	}
+	d.report.OpenNS = median(open)
 	if d.a.json {
 		return nil
 	}
 	var b bytes.Buffer
 	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', tabwriter.AlignRight)
 	row := func(cells ...string) { fmt.Fprintf(t, "%s\t\n", strings.Join(cells, "\t")) }
-	row("object", "type", "size", "by value", "proxy, cold", "against value", "mapped", "cached")
+	row("object", "type", "size", "by value", "by proxy", "ratio", "mapped", "again")
 	for _, f := range d.report.Files {
 		row(printable(f.Name), f.Type, formatBytes(f.Bytes), formatTime(f.ValueNS)+rate(f.Bytes, f.ValueNS), formatTime(f.ColdNS)+rate(f.Bytes, f.ColdNS),
-			fmt.Sprintf("%.2gx", float64(f.ValueNS)/float64(max(f.ColdNS, 1))), formatTime(f.MapNS), formatTime(f.CacheNS))
+			fmt.Sprintf("%.1fx", float64(f.ValueNS)/float64(max(f.ColdNS, 1))), formatTime(f.MapNS), formatTime(f.CacheNS))
 	}
 	t.Flush()
 	d.say("%s", strings.TrimRight(b.String(), "\n"))
-	d.say("   by value: until all bytes came through the pipe. cold: find and open the store, then until the value is in the process's own memory.\n" +
-		"   mapped: cold too, but as a view of the store's memory, nothing copied. cached: resolving again. Medians of " + fmt.Sprint(demoRepeats) +
-		". Opening a store costs\n   some tens of µs once, so by value wins for one small object; a proxy that nobody resolves costs nothing.")
+	d.say(`   by value: the second process asks and gets all bytes through the pipe. by proxy: it resolves, and has the value in its own memory.
+   mapped: it resolves to a view of the store's memory, and nothing is copied. again: it resolves the same proxy once more.
+   Medians of %d. Opening the store took %s, once.`, demoRepeats, formatTime(d.report.OpenNS))
 	return nil
 }
 
@@ -443,7 +447,7 @@ func (d *demo) readRange(w *worker) error {
 	}
 	r := &d.report.Range
 	r.Of, r.Off, r.Bytes, r.NS = it.name, off, reply.Size, reply.NS
-	d.say("   %s from the middle of %s in %s, store opened included; the other %s were not touched.", formatBytes(r.Bytes), it.name, formatTime(r.NS),
+	d.say("   %s from the middle of %s in %s, opening the store included; the other %s were not touched.", formatBytes(r.Bytes), it.name, formatTime(r.NS),
 		formatBytes(int64(len(it.data))-n))
 	return nil
 }
@@ -488,8 +492,8 @@ func (d *demo) future(ctx context.Context, s *proxyplane.Store, w *worker) error
 	if r.WokeNS <= 0 {
 		when = "even before"
 	}
-	d.say("   The second process resolved it and waited %s; it had the value %s the call that set it returned. It was woken by an event: its polling\n"+
-		"   interval is 10 s.", formatTime(r.WaitedNS), when)
+	d.say("   The second process resolved it and waited %s; it had the value %s the call that set it returned.\n"+
+		"   It was woken by an event: its polling interval is 10 s.", formatTime(r.WaitedNS), when)
 	return nil
 }
 
@@ -635,7 +639,7 @@ func (w *worker) failed(err error) error {
 	return fail(exitIO, "the second process broke off: %w", err)
 }
 
-// sendValue passes the bytes themselves, several times.
+// sendValue passes the bytes themselves, each time that the second process asks for them.
 func (w *worker) sendValue(data []byte, repeat int) (demoReply, error) {
 	line, err := json.Marshal(demoRequest{Op: "value", Size: int64(len(data)), Repeat: repeat})
 	if err != nil {
@@ -645,10 +649,11 @@ func (w *worker) sendValue(data []byte, repeat int) (demoReply, error) {
 		return demoReply{}, w.failed(err)
 	}
 	for range repeat {
-		for _, part := range [][]byte{{'>'}, data} {
-			if _, err := w.in.Write(part); err != nil {
-				return demoReply{}, w.failed(err)
-			}
+		if _, err := w.receive(); err != nil {
+			return demoReply{}, err
+		}
+		if _, err := w.in.Write(data); err != nil {
+			return demoReply{}, w.failed(err)
 		}
 	}
 	return w.receive()

@@ -131,14 +131,14 @@ func (w *demoWorker) receive(req demoRequest) (demoReply, error) {
 	return reply, nil
 }
 
-// value receives bytes by value, as often as asked, and times until they are in memory.
+// value asks for bytes by value, as often as told, and times until they are in memory.
 func (w *demoWorker) value(req demoRequest) (demoReply, error) {
 	var reply demoReply
 	for range req.Repeat {
-		if _, err := w.in.ReadByte(); err != nil { // the first process starts
+		start := time.Now()
+		if err := json.NewEncoder(os.Stdout).Encode(demoReply{}); err != nil { // now
 			return reply, err
 		}
-		start := time.Now()
 		data := make([]byte, req.Size)
 		if _, err := io.ReadFull(w.in, data); err != nil {
 			return reply, err
@@ -157,23 +157,31 @@ func sum(data ...[]byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// resolve times three ways to the object: cold (parse the proxy, open its store, fetch a value of one's own), mapped (a view of the connector's
-// memory) and cached (the same proxy again). It returns the sum of what the last cold one gave, having compared it with the mapped ones.
-func (w *demoWorker) resolve(req demoRequest) (demoReply, error) {
-	var reply demoReply
+// resolve times the ways to an object: opening its store, which is done once; then, with the store open and nothing cached, fetching a value of
+// one's own (cold) and getting a view of the connector's memory (mapped); and resolving the same proxy again (cached). It returns the sum of
+// the last value, having compared it with the mapped ones.
+func (w *demoWorker) resolve(req demoRequest) (reply demoReply, err error) {
+	stores := proxyplane.NewStores(proxyplane.WithStoreOptions(proxyplane.WithCacheBytes(0)))
+	defer func() { err = errors.Join(err, stores.Close(w.ctx)) }()
 	timed := func(list *[]int64, fn func() error) error {
 		start := time.Now()
 		err := fn()
 		*list = append(*list, time.Since(start).Nanoseconds())
 		return err
 	}
-	for range req.Repeat {
-		stores := proxyplane.NewStores() // nothing cached, nothing open
+	for i := range req.Repeat {
 		p, err := proxyplane.ParseProxy[any](w.pickles[req.Index])
 		if err != nil {
 			return reply, err
 		}
 		p.Bind(stores)
+		if i == 0 {
+			start := time.Now()
+			if _, err := p.Store(w.ctx); err != nil {
+				return reply, err
+			}
+			reply.NS = time.Since(start).Nanoseconds()
+		}
 		var v any
 		if err := timed(&reply.Cold, func() (err error) { v, err = p.Resolve(w.ctx); return err }); err != nil {
 			return reply, err
@@ -185,21 +193,19 @@ func (w *demoWorker) resolve(req demoRequest) (demoReply, error) {
 		if err != nil {
 			return reply, err
 		}
-		view.Bind(proxyplane.NewStores())
+		view.Bind(stores)
 		var o *serialize.Opaque
 		if err := timed(&reply.Mapped, func() (err error) { o, err = view.Resolve(w.ctx); return err }); err != nil {
 			return reply, err
 		}
 		mapped := sum(o.Payload())
 		o.Release()
+		view.Forget()
 		if reply.SHA256, reply.Type, reply.Size, err = digest(v); err != nil {
 			return reply, err
 		}
 		if mapped != reply.SHA256 {
 			return reply, errors.New("the mapped object differs from the fetched one")
-		}
-		if err := stores.Close(w.ctx); err != nil {
-			return reply, err
 		}
 	}
 	return reply, nil

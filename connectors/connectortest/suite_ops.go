@@ -159,11 +159,22 @@ func released(err error, bufs ...*transport.Buffer) error {
 	return err
 }
 
+// dropped evicts what a call that did not fail has put, so that calls in great number do not fill the storage. The call's error is all that counts:
+// the connector may be closed by now.
+func dropped(ctx context.Context, c connectors.Connector, err error, keys ...connectors.Key) error {
+	if err == nil {
+		for _, key := range keys {
+			c.Evict(context.WithoutCancel(ctx), key)
+		}
+	}
+	return err
+}
+
 // operations are all methods and capabilities but Config and Close.
 var operations = []operation{
 	{name: "Put", write: true, call: func(ctx context.Context, c connectors.Connector, _ connectors.Key, obj transport.Slices) error {
-		_, err := c.Put(ctx, obj)
-		return err
+		key, err := c.Put(ctx, obj)
+		return dropped(ctx, c, err, key)
 	}},
 	{name: "Get", keyed: true, call: func(ctx context.Context, c connectors.Connector, key connectors.Key, _ transport.Slices) error {
 		b, err := c.Get(ctx, key)
@@ -182,8 +193,8 @@ var operations = []operation{
 			return connectors.Set(ctx, c, key, obj)
 		}},
 	{name: "PutBatch", write: true, call: func(ctx context.Context, c connectors.Connector, _ connectors.Key, obj transport.Slices) error {
-		_, err := connectors.PutBatch(ctx, c, []transport.Slices{obj, obj})
-		return err
+		keys, err := connectors.PutBatch(ctx, c, []transport.Slices{obj, obj})
+		return dropped(ctx, c, err, keys...)
 	}},
 	{name: "GetBatch", keyed: true, call: func(ctx context.Context, c connectors.Connector, key connectors.Key, _ transport.Slices) error {
 		bufs, err := connectors.GetBatch(ctx, c, []connectors.Key{key, key})
@@ -214,8 +225,8 @@ var operations = []operation{
 		if _, err := obj.WriteTo(w); err != nil {
 			return err
 		}
-		_, err = w.Commit()
-		return err
+		key, err := w.Commit()
+		return dropped(ctx, c, err, key)
 	}},
 	{name: "GetStream", keyed: true, call: func(ctx context.Context, c connectors.Connector, key connectors.Key, _ transport.Slices) error {
 		r, err := connectors.GetStream(ctx, c, key)

@@ -68,7 +68,13 @@ func BenchmarkFile(b *testing.B) {
 			{"get-touch", func() { p := get(c.Get(ctx, key)); touch(p.Bytes()); p.Release() }},
 			{"getbytes", func() { p, err := c.GetBytes(ctx, key); check(b, err); touch(p) }},
 			{"floor-read", func() { f := open(); f.Read(buf); f.Close() }},
-			{"floor-mmap-touch", func() { f := open(); p := get(transport.Map(f, 0, int64(size.n))); f.Close(); touch(p.Bytes()); p.Release() }},
+			{"floor-mmap-touch", func() {
+				f := open()
+				p := get(transport.Map(f, 0, int64(size.n)))
+				f.Close()
+				touch(p.Bytes())
+				p.Release()
+			}},
 			{"range", func() { get(c.GetRange(ctx, key, int64(size.n/2), 1000)).Release() }},
 			{"exists", func() { _, err := c.Exists(ctx, key); check(b, err) }},
 			{"stream-get", func() {
@@ -110,8 +116,8 @@ func BenchmarkPut(b *testing.B) {
 			stored := 0
 			for b.Loop() {
 				mustPut(b, c, o)
-				if stored += size.n; stored > 1<<30 {
-					b.StopTimer() // once in a gigabyte
+				if stored += max(size.n, 64<<10); stored > 256<<20 {
+					b.StopTimer() // once in 4,096 objects or a quarter of a gigabyte
 					for _, n := range list(b, dir) {
 						os.Remove(filepath.Join(dir, n))
 					}

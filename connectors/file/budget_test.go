@@ -21,7 +21,7 @@ func TestAllocs(t *testing.T) {
 		most float64
 		f    func()
 	}{
-		{"put", 6, func() {
+		{"put", 5, func() {
 			if _, err := c.Put(ctx, small); err != nil {
 				t.Fatal(err)
 			}
@@ -33,7 +33,7 @@ func TestAllocs(t *testing.T) {
 			}
 			b.Release()
 		}},
-		{"get-mapped", 12, func() {
+		{"get-mapped", 10, func() {
 			b, err := c.Get(ctx, large)
 			if err != nil {
 				t.Fatal(err)

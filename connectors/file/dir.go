@@ -7,7 +7,7 @@ import (
 
 // The types dir and handle are the seam to the operating system; dir_linux.go and dir_other.go have one implementation each.
 //
-//	dir: openDir, create, open, lstat, mark, remove, rename, link, anonymous, sync, names, lost, reopen, retain, release
+//	dir: openDir, create, open, lstat, mark, remove, rename, link, anonymous, plain, sync, names, lost, reopen, retain, release
 //	handle: write, readAt, stat, sync, close, file
 //
 // Every one of their calls asks dir.faults first, through which tests let the Nth call fail.

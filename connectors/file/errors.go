@@ -16,6 +16,10 @@ func (c *Connector) fail(op string, key connectors.Key, err error) error {
 	if err == nil {
 		return nil
 	}
+	var oe *connectors.OpError // not above: it goes to the heap
+	if errors.As(err, &oe) {
+		return err // explained already, by a Writer's earlier call
+	}
 	return connectors.WrapError(op, kind, key, c.explain(err))
 }
 

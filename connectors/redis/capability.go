@@ -155,7 +155,7 @@ func (c *Connector) part(ctx context.Context, id string, key connectors.Key, off
 			return err
 		}
 		var err2 error
-		b, _, err2 = cn.buffer(transport.DefaultPool, c.opts.MaxBytes)
+		b, _, err2 = cn.buffer(c.opts.MaxBytes)
 		if err == nil {
 			err = err2
 		}
@@ -391,7 +391,7 @@ func (c *Connector) GetBatch(ctx context.Context, keys []connectors.Key) ([]*tra
 		cn.command(2, "GET")
 		cn.arg(ids[i])
 	}, func(cn *conn, i int) (err error) {
-		bufs[i], _, err = cn.buffer(transport.DefaultPool, c.opts.MaxBytes)
+		bufs[i], _, err = cn.buffer(c.opts.MaxBytes)
 		return err
 	})
 	if err != nil {

@@ -1,9 +1,11 @@
 package redis_test
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/connectors/connectortest"
@@ -57,5 +59,29 @@ func open(t testing.TB, opts redis.Options) *redis.Connector {
 
 func TestConformance(t *testing.T) {
 	s := redistest.Start(t)
-	connectortest.Run(t, harness(redis.Options{Hostname: s.Host, Port: s.Port, ClearAll: true}, s))
+	h := harness(redis.Options{Hostname: s.Host, Port: s.Port}, s)
+	connectortest.Run(t, func(t testing.TB) connectortest.Harness {
+		h := h(t)
+		h.Want = append(slices.DeleteFunc(slices.Clone(h.Want), func(name string) bool { return name == "ClearCloser" }), "ClearCloser?")
+		return h
+	})
+}
+
+func TestConformanceUnixSocket(t *testing.T) {
+	s := redistest.Start(t)
+	connectortest.Run(t, harness(redis.Options{Socket: s.Socket, DB: 0, ClearAll: true}, s))
+}
+
+func TestConformanceTLS(t *testing.T) {
+	s := redistest.StartTLS(t, "--requirepass", "secret")
+	s.Password = "secret"
+	opts := redis.Options{Hostname: s.Host, Port: s.Port, Password: "secret", TLS: true, CAFile: s.TLS.CA, CertFile: s.TLS.Cert, KeyFile: s.TLS.Key,
+		ClearAll: true, TTL: time.Hour}
+	connectortest.Run(t, harness(opts, s))
+}
+
+func TestConformanceCluster(t *testing.T) {
+	nodes := redistest.StartCluster(t, 3)
+	opts := redis.Options{Addrs: []string{nodes[0].Addr(), nodes[1].Addr()}, Cluster: true, ClearAll: true}
+	connectortest.Run(t, harness(opts, nodes...))
 }

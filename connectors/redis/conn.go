@@ -45,6 +45,7 @@ type conn struct {
 	got    bool        // whether a byte of a reply came since it was taken
 	stop   atomic.Bool // interrupt was called
 	broken bool        // it must not be used again
+	torn   bool        // a command was sent in part, so that whatever is sent now becomes part of it
 	keep   bool        // whoever ran a call on it goes on using it, and puts it back later
 }
 
@@ -77,6 +78,9 @@ func (c *conn) interrupt() {
 // before this. The connection is good for nothing afterwards. It gives up soon: it is called when the caller wants no more of us.
 func (c *conn) takeBack(ids ...string) {
 	c.broken = true
+	if c.torn {
+		return // what is incomplete, the server forgets
+	}
 	c.stop.Store(false)
 	c.timeout = 0
 	c.raw.SetDeadline(time.Now().Add(time.Second))
@@ -171,7 +175,7 @@ func (c *conn) flush() error {
 	if err == nil {
 		return nil
 	}
-	c.broken = true
+	c.broken, c.torn = true, true
 	if c.stop.Load() {
 		return err
 	}
@@ -475,16 +479,12 @@ func (c *conn) endOfValue() error {
 }
 
 // buffer reads a value into pooled memory (or, if it is small, the garbage collector's). found is false for nil.
-func (c *conn) buffer(pool *transport.Pool, limit int64) (b *transport.Buffer, found bool, err error) {
+func (c *conn) buffer(limit int64) (b *transport.Buffer, found bool, err error) {
 	n, err := c.bulkHead(limit)
 	if err != nil || n < 0 {
 		return nil, false, err
 	}
-	if n < pooled {
-		b = transport.FromBytes(make([]byte, n))
-	} else {
-		b = pool.Get(int(n))
-	}
+	b = memory(n)
 	if err := c.body(b.Bytes()); err != nil {
 		b.Release()
 		return nil, false, err

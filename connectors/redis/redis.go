@@ -346,7 +346,7 @@ func (c *Connector) Get(ctx context.Context, key connectors.Key) (*transport.Buf
 		if err := cn.flush(); err != nil {
 			return err
 		}
-		b, found, err = cn.buffer(transport.DefaultPool, c.opts.MaxBytes)
+		b, found, err = cn.buffer(c.opts.MaxBytes)
 		return err
 	})
 	if err != nil {

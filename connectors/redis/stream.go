@@ -206,7 +206,7 @@ var closedReader = &connectors.OpError{Op: "get_stream", Kind: kind, Err: fmt.Er
 
 var errDone = &connectors.OpError{Op: "put_stream", Kind: kind, Err: fmt.Errorf("the Writer was committed or aborted: %w", connectors.ErrClosed)}
 
-// PutStream implements [connectors.StreamPutter]. An object of known size is one SET whose value leaves as it is written, on a connection of its
+// PutStream implements [connectors.StreamPutter]. An object of up to 4 MiB is collected and put at Commit. A larger one of known size is one SET whose value leaves as it is written, on a connection of its
 // own: nothing is stored unless all of it came. One of unknown size is collected on the server, 4 MiB at a time, under another key that
 // expires 10 minutes after the last write, and is renamed at Commit.
 func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Writer, error) {
@@ -218,8 +218,8 @@ func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Write
 		return nil, wrap("put_stream", nil, err)
 	}
 	s := stream{ctx: ctx, c: c, op: "put_stream", id: newID()}
-	if size < 0 {
-		return &partWriter{stream: s}, nil
+	if size <= streamChunk {
+		return &partWriter{stream: s, size: size}, nil
 	}
 	w := &setWriter{stream: s, size: size}
 	err := c.exec(ctx, s.id, func(cn *conn) error {
@@ -352,9 +352,10 @@ func (w *setWriter) Abort() error {
 	return nil
 }
 
-// partWriter collects an object of unknown size on the server.
+// partWriter collects an object, on the server if it turns out to be large.
 type partWriter struct {
 	stream
+	size  int64             // as announced, up to streamChunk; negative if unknown
 	chunk *transport.Buffer // what is not sent yet; nil before the first byte
 	fill  int
 	sent  int64
@@ -368,25 +369,34 @@ func (w *partWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	defer w.c.gate.leave()
-	if err := w.c.checkSize(w.sent + int64(w.fill) + int64(len(p))); err != nil {
+	total := w.sent + int64(w.fill) + int64(len(p))
+	err := w.c.checkSize(total)
+	if w.size >= 0 && total > w.size {
+		err = connectors.CheckSize(w.size, total)
+	}
+	if err != nil {
 		return 0, w.end(wrap(w.op, nil, err))
 	}
-	total := 0
+	done := 0
 	for len(p) > 0 {
 		if w.chunk == nil {
-			w.chunk = transport.DefaultPool.Get(streamChunk)
+			n := streamChunk
+			if w.size >= 0 {
+				n = int(w.size)
+			}
+			w.chunk = transport.DefaultPool.Get(n)
 		}
 		if w.fill == streamChunk {
 			if err := w.send(); err != nil {
-				return total, err
+				return done, err
 			}
 		}
 		n := copy(w.chunk.Bytes()[w.fill:], p)
 		w.fill += n
-		total += n
+		done += n
 		p = p[n:]
 	}
-	return total, nil
+	return done, nil
 }
 
 func (w *partWriter) ReadFrom(r io.Reader) (int64, error) { return readFrom(w, r) }
@@ -400,6 +410,11 @@ func (w *partWriter) send() error {
 	value := transport.Slices{w.chunk.Bytes()[:w.fill]}
 	ms := partTTL.Milliseconds()
 	err := w.c.exec(w.ctx, w.part(), func(cn *conn) error {
+		defer func() {
+			if cn.broken {
+				cn.takeBack(w.part())
+			}
+		}()
 		if w.sent == 0 {
 			cn.command(5, "SET")
 			cn.arg(w.part())
@@ -409,11 +424,7 @@ func (w *partWriter) send() error {
 			if err := cn.flush(); err != nil {
 				return err
 			}
-			err := cn.status("OK")
-			if cn.broken {
-				cn.takeBack(w.part())
-			}
-			return err
+			return cn.status("OK")
 		}
 		// PEXPIRE first: it tells that the key is there, and keeps it there. SETRANGE on a key that expired would begin with zeros.
 		cn.command(3, "PEXPIRE")
@@ -471,6 +482,9 @@ func (w *partWriter) Commit() (connectors.Key, error) {
 		return nil, err
 	}
 	defer w.c.gate.leave()
+	if err := connectors.CheckSize(w.size, w.sent+int64(w.fill)); err != nil {
+		return nil, w.end(wrap(w.op, nil, err))
+	}
 	w.c.made.add(w.id)
 	if w.sent == 0 { // small after all
 		obj := transport.Slices{nil}

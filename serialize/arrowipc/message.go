@@ -98,7 +98,137 @@ func split(b []byte) ([]part, error) {
 	if kind := root(parts[0].meta).uint8(1); !ok || kind != 1 {
 		return nil, bad("the first message is of type %d, expected a schema", kind)
 	}
-	return parts, checkSchema(schema)
+	check, err := checkSchema(schema)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parts[1:] {
+		batch, ok := root(p.meta).table(2)
+		views := check.views
+		if ok && root(p.meta).uint8(1) == 2 {
+			views = check.dicts[batch.int64(0)]
+			batch, ok = batch.table(1)
+		}
+		if !ok {
+			return nil, bad("a message has no record batch")
+		}
+		if err := checkBatch(batch, b[p.off:p.off+p.size], views); err != nil {
+			return nil, err
+		}
+	}
+	return parts, nil
+}
+
+// maxWindow bounds the history that a zstd frame may ask its decoder to allocate. What polars and Arrow write asks for 8 MiB at most.
+const maxWindow = 128 << 20
+
+// checkBatch checks what Arrow takes from a RecordBatch without looking: it allocates as many buffers as variadicBufferCounts says, even past
+// that vector's end if there are more columns of views, and as large a window as a zstd frame says.
+func checkBatch(batch fbTable, body []byte, views int) error {
+	nodesAt, nodes := batch.vector(1, 16)
+	for i := range nodes {
+		if int64(binary.LittleEndian.Uint64(batch.b[nodesAt+16*i:])) < 0 {
+			return bad("a column has a negative length")
+		}
+	}
+	compression, compressed := batch.table(3)
+	zstd := compressed && compression.uint8(0) == 1
+	at, buffers := batch.vector(2, 16)
+	for i := range buffers {
+		off, n := binary.LittleEndian.Uint64(batch.b[at+16*i:]), binary.LittleEndian.Uint64(batch.b[at+16*i+8:])
+		if off > uint64(len(body)) || n > uint64(len(body))-off {
+			return bad("a buffer lies outside its body")
+		}
+		// A compressed buffer starts with its length, -1 if it is not compressed after all.
+		if raw := body[off : off+n]; zstd && n > 8 && binary.LittleEndian.Uint64(raw) != math.MaxUint64 {
+			if err := checkZstd(raw[8:]); err != nil {
+				return err
+			}
+		}
+	}
+	at, n := batch.vector(4, 8)
+	if n < views {
+		return bad("a batch has %d columns of views and counts for %d", views, n)
+	}
+	for i, left := 0, uint64(buffers); i < n; i++ {
+		count := binary.LittleEndian.Uint64(batch.b[at+8*i:])
+		if count > left {
+			return bad("a column of views claims %d buffers of %d", count, buffers)
+		}
+		left -= count
+	}
+	return nil
+}
+
+// checkZstd walks over the frames of a buffer (RFC 8878, section 3.1) and bounds their windows.
+func checkZstd(b []byte) error {
+	short := bad("a zstd frame is truncated")
+	for len(b) > 0 {
+		if len(b) < 8 {
+			return short
+		}
+		id := binary.LittleEndian.Uint32(b)
+		if id&^0xf == 0x184D2A50 { // a skippable frame
+			n := binary.LittleEndian.Uint32(b[4:])
+			if uint64(n) > uint64(len(b)-8) {
+				return short
+			}
+			b = b[8+int(n):]
+			continue
+		}
+		if id != 0xFD2FB528 {
+			return bad("a buffer is not zstd")
+		}
+		desc := b[4]
+		b = b[5:]
+		window, single := uint64(0), desc&(1<<5) != 0
+		if !single {
+			log, mantissa := 10+uint(b[0]>>3), uint64(b[0]&7)
+			window = 1<<log + (1<<log)/8*mantissa
+			b = b[1:]
+		}
+		skip := []int{0, 1, 2, 4}[desc&3] // dictionary id
+		size := []int{0, 2, 4, 8}[desc>>6]
+		if single && size == 0 {
+			size = 1
+		}
+		if len(b) < skip+size {
+			return short
+		}
+		if single {
+			var content [8]byte
+			copy(content[:], b[skip:skip+size])
+			window = binary.LittleEndian.Uint64(content[:])
+			if size == 2 {
+				window += 256
+			}
+		}
+		if window > maxWindow {
+			return fmt.Errorf("%w: Arrow IPC: a zstd frame asks for a window of %d bytes, the limit is %d", serialize.ErrTooLarge, window, maxWindow)
+		}
+		b = b[skip+size:]
+		for last := false; !last; {
+			if len(b) < 3 {
+				return short
+			}
+			head := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16
+			n := int(head >> 3)
+			if head>>1&3 == 1 { // one byte, repeated
+				n = 1
+			}
+			if last = head&1 != 0; len(b)-3 < n {
+				return short
+			}
+			b = b[3+n:]
+		}
+		if desc&(1<<2) != 0 { // checksum
+			if len(b) < 4 {
+				return short
+			}
+			b = b[4:]
+		}
+	}
+	return nil
 }
 
 // splitFile reads the footer: flatbuffer, its length, magic.
@@ -218,20 +348,23 @@ func schemaMessage(footer []byte, pos int) []byte {
 }
 
 // checkSchema bounds what Arrow will read recursively.
-func checkSchema(schema fbTable) error {
+func checkSchema(schema fbTable) (*schemaCheck, error) {
 	if schema.int16(0) != 0 {
-		return fmt.Errorf("%w: Arrow IPC: big-endian data is not supported", serialize.ErrType)
+		return nil, fmt.Errorf("%w: Arrow IPC: big-endian data is not supported", serialize.ErrType)
 	}
-	c := &schemaCheck{}
-	if err := c.metadata(schema, 2); err != nil {
-		return err
+	c := &schemaCheck{dicts: make(map[int64]int)}
+	err := c.metadata(schema, 2)
+	if err == nil {
+		c.views, err = c.fields(schema, 1, 0)
 	}
-	return c.fields(schema, 1, 0)
+	return c, err
 }
 
 type schemaCheck struct {
 	fieldCount int
 	text       int
+	views      int           // columns of views in a record batch, nested ones too
+	dicts      map[int64]int // and in the batch of a dictionary
 }
 
 func (c *schemaCheck) spend(n int) error {
@@ -241,36 +374,46 @@ func (c *schemaCheck) spend(n int) error {
 	return nil
 }
 
-// fields checks a vector of Field tables.
-func (c *schemaCheck) fields(t fbTable, slot, depth int) error {
+// fields checks a vector of Field tables and returns how many are views.
+func (c *schemaCheck) fields(t fbTable, slot, depth int) (views int, err error) {
 	at, n := t.vector(slot, 4)
 	if depth > maxFieldDepth {
-		return fmt.Errorf("%w: Arrow IPC: types nest deeper than %d", serialize.ErrTooLarge, maxFieldDepth)
+		return 0, fmt.Errorf("%w: Arrow IPC: types nest deeper than %d", serialize.ErrTooLarge, maxFieldDepth)
 	}
 	for i := range n {
 		if c.fieldCount++; c.fieldCount > maxFields {
-			return fmt.Errorf("%w: Arrow IPC: more than %d fields", serialize.ErrTooLarge, maxFields)
+			return 0, fmt.Errorf("%w: Arrow IPC: more than %d fields", serialize.ErrTooLarge, maxFields)
 		}
 		f := t.at(at + 4*i)
 		_, name := f.vector(0, 1)
 		if err := c.spend(name); err != nil {
-			return err
+			return 0, err
 		}
 		// Types whose table has a text or a vector have it in slot 1 (Timestamp's zone, Union's ids).
 		if typ, ok := f.table(3); ok && (f.uint8(2) == 10 || f.uint8(2) == 14) {
 			_, text := typ.vector(1, 1)
 			if err := c.spend(4 * text); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		if err := c.metadata(f, 6); err != nil {
-			return err
+			return 0, err
 		}
-		if err := c.fields(f, 5, depth+1); err != nil {
-			return err
+		inside, err := c.fields(f, 5, depth+1)
+		if err != nil {
+			return 0, err
 		}
+		if kind := f.uint8(2); kind == 23 || kind == 24 { // BinaryView, Utf8View
+			inside++
+		}
+		if dict, ok := f.table(4); ok { // the column has indexes; its type is in the dictionary's batch
+			id := dict.int64(0)
+			c.dicts[id] = max(c.dicts[id], inside)
+			continue
+		}
+		views += inside
 	}
-	return nil
+	return views, nil
 }
 
 // metadata checks a vector of KeyValue tables.

@@ -114,7 +114,7 @@ func openFDs(t testing.TB) int {
 // TestFaults lets every single system call of every operation fail once, and looks each time at what is left.
 func TestFaults(t *testing.T) {
 	ctx := context.Background()
-	body := obj("TAG\n", strings.Repeat("b", 300<<10))
+	body := obj("TAG\n", strings.Repeat("b", 300<<10)) // large enough for a batch to fan out
 	whole := string(body.Join())
 	for _, mode := range []string{"default", "named", "sync"} {
 		for _, op := range []struct {
