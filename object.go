@@ -289,7 +289,7 @@ func load[T any](ctx context.Context, s *Store, key Key) (cache.Entry, error) {
 // entryOf decodes an object in memory that the garbage collector owns into a cached value.
 func entryOf[T any](s *Store, key Key, obj []byte) (cache.Entry, error) {
 	start := s.now()
-	v, err := decode[T](s, key, transport.FromBytes(obj))
+	v, err := decode[T](s, key, transport.Static(obj)) // arrays in v are shared by all who get it, and need no Release
 	if err != nil {
 		return cache.Entry{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/proxyplane/proxyplane/internal/invariants"
+	"github.com/proxyplane/proxyplane/internal/rawmem"
 )
 
 // Backing says what memory a Buffer stands on.
@@ -49,6 +50,7 @@ func Live(b Backing) (buffers, bytes int64) {
 type Buffer struct {
 	refs    atomic.Int32
 	backing Backing
+	static  bool // never released: references do not count
 	data    []byte
 	parent  *Buffer      // a view holds one reference on its parent and has no free of its own
 	free    func([]byte) // nil for plain GC memory
@@ -70,6 +72,14 @@ func NewBuffer(data []byte, backing Backing, free func([]byte)) *Buffer {
 // FromBytes returns a Buffer over GC memory. It takes data. Releasing it is still right, and costs nothing.
 func FromBytes(data []byte) *Buffer { return NewBuffer(data, GC, nil) }
 
+// Static returns a Buffer over GC memory that is never released: Retain and Release do nothing, for it and for its views, so that any number
+// of parties may share what stands on it without keeping count. It takes data.
+func Static(data []byte) *Buffer {
+	b := &Buffer{data: data, static: true}
+	b.refs.Store(1)
+	return b
+}
+
 // Bytes lends the bytes until the caller's reference is released. It panics if the Buffer has been released for good.
 func (b *Buffer) Bytes() []byte {
 	if b.refs.Load() <= 0 {
@@ -86,6 +96,9 @@ func (b *Buffer) Backing() Backing { return b.backing }
 
 // Retain adds a reference and returns b. The caller must hold one already; it panics if there is none left.
 func (b *Buffer) Retain() *Buffer {
+	if b.static {
+		return b
+	}
 	if b.refs.Add(1) <= 1 {
 		b.refs.Add(-1) // who recovers from the panic must not find a freed Buffer alive
 		b.misuse("Retain")
@@ -96,7 +109,7 @@ func (b *Buffer) Retain() *Buffer {
 // TryRetain adds a reference unless the last one is gone. Unlike Retain it may be called without holding one, which is what a cache needs
 // whose entry may be dropped while a reader looks at it.
 func (b *Buffer) TryRetain() bool {
-	for {
+	for !b.static {
 		n := b.refs.Load()
 		if n <= 0 {
 			return false
@@ -105,12 +118,13 @@ func (b *Buffer) TryRetain() bool {
 			return true
 		}
 	}
+	return true
 }
 
 // Release drops the caller's reference; with the last one the memory goes back and its bytes may no longer be touched. Releasing more often
 // than retaining panics. Release of a nil Buffer does nothing, so that error paths need no check.
 func (b *Buffer) Release() {
-	if b == nil {
+	if b == nil || b.static {
 		return
 	}
 	switch n := b.refs.Add(-1); {
@@ -138,7 +152,7 @@ func (b *Buffer) Release() {
 func (b *Buffer) Slice(off, n int) *Buffer {
 	data := b.Bytes()[off : off+n : off+n]
 	b.Retain()
-	v := &Buffer{data: data, backing: b.backing, parent: b}
+	v := &Buffer{data: data, backing: b.backing, static: b.static, parent: b}
 	v.refs.Store(1)
 	return v
 }
@@ -148,7 +162,7 @@ func (b *Buffer) Slice(off, n int) *Buffer {
 func (b *Buffer) Detach() []byte {
 	data := b.Bytes()
 	if !b.collected() {
-		data = append(make([]byte, 0, len(data)), data...)
+		data = append(rawmem.Make(len(data))[:0], data...)
 	}
 	b.Release()
 	return data

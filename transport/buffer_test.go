@@ -356,3 +356,19 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 	w.writes++
 	return w.Buffer.Write(p)
 }
+
+// TestStatic: what stands on a static Buffer is shared without counting.
+func TestStatic(t *testing.T) {
+	b := transport.Static([]byte("0123456789"))
+	v := b.Slice(2, 3)
+	for range 3 {
+		v.Release()
+		b.Release()
+	}
+	if !v.TryRetain() || string(v.Retain().Bytes()) != "234" || string(b.Bytes()) != "0123456789" {
+		t.Error("a static Buffer was released")
+	}
+	if got := v.Detach(); &got[0] != &b.Bytes()[2] {
+		t.Error("Detach copied memory that the garbage collector owns")
+	}
+}

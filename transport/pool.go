@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/proxyplane/proxyplane/internal/invariants"
+	"github.com/proxyplane/proxyplane/internal/rawmem"
 )
 
 // Size classes are powers of two. Smaller requests are cheaper from the garbage collector than from any shared list; larger ones are rare
@@ -58,10 +59,10 @@ func (p *Pool) Get(n int) *Buffer {
 		p.idle.Add(-int64(cap(mem)))
 	case c >= 0:
 		p.misses.Add(1)
-		mem = make([]byte, 1<<(c+minClassBits))
+		mem = rawmem.Make(1 << (c + minClassBits))
 	default:
 		p.misses.Add(1)
-		mem = make([]byte, n)
+		mem = rawmem.Make(n)
 	}
 	free := p.free
 	if free == nil { // the zero Pool

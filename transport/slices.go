@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"os"
+
+	"github.com/proxyplane/proxyplane/internal/rawmem"
 )
 
 // Slices is one object in several parts, in order: a codec's header and the caller's own body leave together without being glued. Parts may
@@ -38,7 +40,7 @@ func (s Slices) Join() []byte {
 	if len(s) == 1 {
 		return s[0]
 	}
-	return s.AppendTo(make([]byte, 0, s.Len()))
+	return s.AppendTo(rawmem.Make(int(s.Len()))[:0])
 }
 
 // AppendTo appends a copy of all parts to dst and returns it.

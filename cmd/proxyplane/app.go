@@ -31,7 +31,7 @@ type app struct {
 }
 
 func newApp() *app {
-	return &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, named: "proxyplane",
+	return &app{in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		outTTY: term.IsTerminal(int(os.Stdout.Fd())), errTTY: term.IsTerminal(int(os.Stderr.Fd()))}
 }
 
@@ -50,23 +50,17 @@ A store is described by a small TOML file, the same that ProxyStore's StoreConfi
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "proxyplane",
-		Short:         "Pass large objects by reference between Go and Python",
-		Long:          rootHelp,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
-			a.started, a.named = true, cmd.CommandPath()
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:              "proxyplane",
+		Short:            "Pass large objects by reference between Go and Python",
+		Long:             rootHelp,
+		SilenceErrors:    true,
+		SilenceUsage:     true,
+		Args:             cobra.NoArgs,
+		PersistentPreRun: func(*cobra.Command, []string) { a.started = true },
+		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		a.named = cmd.CommandPath()
-		return err
-	})
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results and errors as JSON")
 	root.AddGroup(&cobra.Group{ID: "objects", Title: "Objects:"}, &cobra.Group{ID: "proxies", Title: "Proxies:"},
 		&cobra.Group{ID: "operate", Title: "Looking and configuring:"})

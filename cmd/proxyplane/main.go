@@ -45,7 +45,8 @@ func run() int {
 	}()
 
 	a := newApp()
-	err := a.root().ExecuteContext(ctx)
+	cmd, err := a.root().ExecuteContextC(ctx)
+	a.named = cmd.CommandPath()
 	if sig := got.Load(); sig != 0 && err != nil {
 		fmt.Fprintf(a.err, "proxyplane: stopped by signal %d; nothing half-written is left behind\n", sig)
 		return 128 + int(sig)

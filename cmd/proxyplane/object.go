@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -456,20 +457,6 @@ func (a *app) loadValue(ctx context.Context, s *proxyplane.Store, key connectors
 		return w, err
 	}
 	defer obj.Release()
-	if as == "bytes" || as == "str" {
-		var data []byte
-		if as == "bytes" {
-			data, err = serialize.DecodeAs[[]byte](serialize.Default, obj)
-		} else {
-			var text string
-			text, err = serialize.DecodeAs[string](serialize.Default, obj)
-			data = []byte(text)
-		}
-		if err != nil {
-			return w, fmt.Errorf("object %s as %s: %w", connectors.FormatKey(key), as, err)
-		}
-		return stream(as, bytes.NewReader(data))
-	}
 	v, err := serialize.Decode(obj)
 	if err != nil {
 		return w, fmt.Errorf("object %s: %w", connectors.FormatKey(key), err)
@@ -479,9 +466,9 @@ func (a *app) loadValue(ctx context.Context, s *proxyplane.Store, key connectors
 	}
 	array, isArray := v.(*serialize.Array)
 	switch {
-	case isArray && w.Tag == serialize.TagNumPy && as != "json":
+	case isArray && w.Tag == serialize.TagNumPy && (as == "" || as == "npy"):
 		return stream("npy", r) // the body is a .npy file, checked by now
-	case isArray && as != "json":
+	case isArray && (as == "" || as == "npy"):
 		parts, err := serialize.Encode(array)
 		if err != nil {
 			return w, err
@@ -498,11 +485,18 @@ func (a *app) loadValue(ctx context.Context, s *proxyplane.Store, key connectors
 		return w, fail(exitBadInput, "object %s is a %s, which only Python can open; fetch it as it is stored with --as raw (resolve: --raw)",
 			connectors.FormatKey(key), printable(opaque.String()))
 	}
-	if data, ok := v.([]byte); ok && as == "" { // pickled bytes
-		return stream("bytes", bytes.NewReader(data))
+	switch v := v.(type) { // pickled
+	case []byte:
+		if as == "" || as == "bytes" || as == "str" && utf8.Valid(v) {
+			return stream(cmp.Or(as, "bytes"), bytes.NewReader(v))
+		}
+	case string:
+		if as != "json" {
+			return stream(cmp.Or(as, "str"), strings.NewReader(v))
+		}
 	}
-	if text, ok := v.(string); ok && as == "" {
-		return stream("str", strings.NewReader(text))
+	if as == "bytes" || as == "str" {
+		return w, fail(exitBadInput, "object %s is %s, which is not %s; leave --as out to get it by its own kind", connectors.FormatKey(key), describe(v), as)
 	}
 	data, err := formatJSON(v)
 	if err != nil {
@@ -530,6 +524,8 @@ func describe(v any) string {
 		return "a list"
 	case map[string]any, map[any]any:
 		return "a dict"
+	case *serialize.Array:
+		return "an ndarray"
 	case *serialize.Opaque:
 		return "a " + printable(v.String())
 	}

@@ -2,8 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"strings"
 
@@ -57,52 +57,32 @@ Passwords in the store's configuration are not written into proxies.`,
 			if format == "pickle-0.6" {
 				objects = serialize.ProxyStore06
 			}
-			return a.withStore(ctx, storePath, func(s *proxyplane.Store) (err error) {
-				var t target
+			return a.withStore(ctx, storePath, func(s *proxyplane.Store) error {
 				if key != "" {
-					if t.key, err = a.readKey(ctx, key, s); err != nil {
-						return err
-					}
-				} else {
-					in, err := a.openInput(ctx, args[0])
+					k, err := a.readKey(ctx, key, s)
 					if err != nil {
 						return err
 					}
-					defer in.close()
-					if t, err = in.store(ctx, s, as, objects); err != nil {
-						return err
-					}
+					return a.writeProxy(s, target{key: k}, evict, format, o)
+				}
+				in, err := a.openInput(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				defer in.close()
+				t, err := in.store(ctx, s, as, objects)
+				if err != nil {
+					return err
+				}
+				in.bar.finish()
+				if err := a.writeProxy(s, t, evict, format, o); err != nil {
 					// What nobody can name must not stay.
-					defer func() {
-						if err != nil {
-							err = errors.Join(err, s.Evict(ctx, t.key))
-						}
-					}()
-				}
-				p, err := proxyFor(s, t, evict)
-				if err != nil {
+					if everr := s.Evict(context.WithoutCancel(ctx), t.key); everr != nil {
+						a.warn("the object stays in the store: %v", everr)
+					}
 					return err
 				}
-				data, err := formatProxy(p, format)
-				if err != nil {
-					return err
-				}
-				if err = a.write(o, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
-					return err
-				}
-				if !a.json || o.path == "" || o.path == "-" {
-					return nil
-				}
-				line, err := keyLine(t.key, int64(len(data)))
-				if err != nil {
-					return err
-				}
-				return a.printJSON(struct {
-					Output string          `json:"output"`
-					Kind   json.RawMessage `json:"kind"`
-					Key    json.RawMessage `json:"key"`
-					Size   int64           `json:"size"` // of the proxy
-				}{o.path, line.Kind, line.Key, line.Size})
+				return nil
 			})
 		},
 	}
@@ -114,6 +94,34 @@ Passwords in the store's configuration are not written into proxies.`,
 	keyFlag(cmd, &key)
 	outputFlags(cmd, &o)
 	return cmd
+}
+
+// writeProxy writes the proxy of an object that is in the store.
+func (a *app) writeProxy(s *proxyplane.Store, t target, evict bool, format string, o output) error {
+	p, err := proxyFor(s, t, evict)
+	if err != nil {
+		return err
+	}
+	data, err := formatProxy(p, format)
+	if err != nil {
+		return err
+	}
+	if err := a.write(o, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
+		return err
+	}
+	if !a.json || o.path == "" || o.path == "-" {
+		return nil
+	}
+	line, err := keyLine(t.key, int64(len(data)))
+	if err != nil {
+		return err
+	}
+	return a.printJSON(struct {
+		Output string          `json:"output"`
+		Kind   json.RawMessage `json:"kind"`
+		Key    json.RawMessage `json:"key"`
+		Size   int64           `json:"size"` // of the proxy
+	}{o.path, line.Kind, line.Key, line.Size})
 }
 
 func formatProxy(p anyProxy, format string) (data []byte, err error) {

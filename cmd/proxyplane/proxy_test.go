@@ -196,7 +196,7 @@ func TestHostileProxies(t *testing.T) {
 		}
 	}
 	// os.system must not run, whatever reads it.
-	bomb := "\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x0atouch pwned\x85R."
+	bomb := "\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x0btouch pwned\x85R."
 	e.fails(exitBadInput, "not a proxy", bomb, "resolve", "-")
 	r := e.run(bomb, "inspect", "-")
 	if r.code != exitBadInput || !strings.Contains(r.out, "posix.system") || !strings.Contains(r.err, "a pickle, but not of a proxy") {

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/internal/rawmem"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -460,7 +461,7 @@ func (c *Connector) GetBytes(ctx context.Context, key connectors.Key) ([]byte, e
 	if st.size > math.MaxInt {
 		return nil, c.fail("get", key, tooLarge(st.size))
 	}
-	b := make([]byte, st.size)
+	b := rawmem.Make(int(st.size))
 	if err := h.readAt(ctx, b, 0); err != nil {
 		return nil, c.fail("get", key, shrunk(err))
 	}

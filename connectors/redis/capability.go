@@ -251,7 +251,7 @@ func (c *Connector) pipeline(ctx context.Context, addr string, ids []string, gro
 	if err != nil {
 		return err
 	}
-	err = c.execAt(ctx, "", addr, func(cn *conn) error {
+	err = c.execAt(ctx, nil, addr, func(cn *conn) error {
 		moved, failed = nil, nil
 		for sent, got := 0, 0; got < len(group); {
 			for ; sent < len(group) && sent-got < window; sent++ {

@@ -155,11 +155,11 @@ func (c *Connector) exec(ctx context.Context, id string, fn func(*conn) error) e
 	if err != nil {
 		return explain(err, "")
 	}
-	return c.execAt(ctx, id, addr, fn)
+	return c.execAt(ctx, &id, addr, fn)
 }
 
-// execAt is exec where the caller has a turn and knows the address. Without an id it does not look for another server.
-func (c *Connector) execAt(ctx context.Context, id, addr string, fn func(*conn) error) error {
+// execAt is exec where the caller has a turn and knows the address. With a nil id it does not look for another server.
+func (c *Connector) execAt(ctx context.Context, id *string, addr string, fn func(*conn) error) error {
 	fresh, ask := false, false
 	for hops := 0; ; hops++ {
 		cn, reused, err := c.pool.get(ctx, addr, fresh)
@@ -172,8 +172,8 @@ func (c *Connector) execAt(ctx context.Context, id, addr string, fn func(*conn) 
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err := ended(ctx); err != nil {
+			return err
 		}
 		next, again := c.next(ctx, id, addr, err, stale, &ask)
 		if !again || hops == maxHops {
@@ -185,11 +185,11 @@ func (c *Connector) execAt(ctx context.Context, id, addr string, fn func(*conn) 
 }
 
 // next decides whether and where to try again after err.
-func (c *Connector) next(ctx context.Context, id, addr string, err error, stale bool, ask *bool) (string, bool) {
+func (c *Connector) next(ctx context.Context, id *string, addr string, err error, stale bool, ask *bool) (string, bool) {
 	var se *serverError
 	if errors.As(err, &se) {
 		to, isAsk, ok := redirect(se, addr)
-		if ok && c.opts.Cluster && id != "" {
+		if ok && c.opts.Cluster && id != nil {
 			if !isAsk {
 				c.router.doubt(ctx, addr)
 			}
@@ -209,12 +209,20 @@ func (c *Connector) next(ctx context.Context, id, addr string, err error, stale 
 	}
 	// The server is gone, or is no master any more.
 	c.router.doubt(ctx, addr)
-	if id == "" {
+	if id == nil {
 		return "", false
 	}
-	to, err := c.router.addr(ctx, id)
+	to, err := c.router.addr(ctx, *id)
 	*ask = false
 	return to, err == nil && to != addr
+}
+
+// ended is ctx.Err, but does not wait for the timer of a deadline that has passed: the network may notice it first.
+func ended(ctx context.Context) error {
+	if d, ok := ctx.Deadline(); ok && ctx.Err() == nil && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 func timedOut(err error) bool {
@@ -446,7 +454,7 @@ func (c *Connector) shut(ctx context.Context, clearMade, clearAll bool) (err err
 func (c *Connector) flushAll(ctx context.Context) error {
 	addrs, err := c.masters(ctx)
 	for _, addr := range addrs {
-		err = errors.Join(err, c.execAt(ctx, "", addr, func(cn *conn) error {
+		err = errors.Join(err, c.execAt(ctx, nil, addr, func(cn *conn) error {
 			cn.command(1, "FLUSHDB")
 			if err := cn.flush(); err != nil {
 				return err

@@ -60,8 +60,8 @@ func credentials(user string, password func() (string, error)) func(context.Cont
 func (c *cluster) addr(ctx context.Context, key string) (string, error) {
 	node, err := c.client.MasterForKey(ctx, key)
 	if err != nil {
-		if ctx.Err() != nil {
-			return "", ctx.Err()
+		if e := ended(ctx); e != nil {
+			return "", e
 		}
 		return "", fmt.Errorf("finding the cluster's server of a slot: %w", err)
 	}
@@ -108,8 +108,8 @@ func (f *failover) addr(ctx context.Context, _ string) (string, error) {
 			f.master = net.JoinHostPort(hostPort[0], hostPort[1])
 			return f.master, nil
 		}
-		if ctx.Err() != nil {
-			return "", ctx.Err()
+		if e := ended(ctx); e != nil {
+			return "", e
 		}
 		if errors.Is(err, goredis.Nil) {
 			err = fmt.Errorf("it knows no master %q; set master_name as its configuration names it", f.o.MasterName)
@@ -142,7 +142,7 @@ func redirect(e *serverError, from string) (addr string, ask, ok bool) {
 		return "", false, false
 	}
 	_, addr, ok = strings.Cut(rest, " ")
-	if strings.HasPrefix(addr, ":") { // the host that was asked
+	if strings.HasPrefix(addr, ":") && strings.Count(addr, ":") == 1 { // the host that was asked
 		host, _, err := net.SplitHostPort(from)
 		if err != nil {
 			return "", false, false

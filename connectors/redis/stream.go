@@ -65,8 +65,8 @@ func (s *stream) enter() error {
 
 // fail makes err the stream's end.
 func (s *stream) fail(err error) error {
-	if s.ctx.Err() != nil {
-		err = s.ctx.Err()
+	if e := ended(s.ctx); e != nil {
+		err = e
 	} else {
 		addr := ""
 		if s.cn != nil {

@@ -60,8 +60,8 @@ func (c *Connector) Wait(ctx context.Context, key connectors.Key) error {
 				err = connectors.ErrClosed
 			default:
 			}
-			if ctx.Err() != nil {
-				err = ctx.Err()
+			if e := ended(ctx); e != nil {
+				err = e
 			}
 			if errors.Is(err, errNoTracking) {
 				continue

@@ -17,14 +17,14 @@ import (
 	"time"
 )
 
-// Server is one redis-server process. Its methods belong to the test's goroutine, but for Do, Kill and Restart, which any goroutine may call, one
+// Server is one redis-server process. Its methods belong to the test's goroutine, but for Do, Try, Kill and Restart, which any goroutine may call, one
 // at a time.
 type Server struct {
 	Host   string // 127.0.0.1
-	Port   int    // 0 with TLS
-	Socket string // a unix socket, beside the port
+	Port   int    // speaks TLS if TLS is set
+	Socket string // a unix socket, beside the port; never TLS
 
-	TLS *Certificates // of a server started by StartTLS, which has no plain port but the socket
+	TLS *Certificates // of a server started by StartTLS
 	// Password is what Do logs in with.
 	Password string
 
@@ -166,24 +166,30 @@ func (s *Server) Restart() {
 	}
 }
 
-// Do runs one command, on a connection of its own, and returns its reply in RESP, without the last line break. An error reply fails the test.
+// Do runs one command, on a connection of its own, and returns its reply: the text of a value, else the reply's first line as it came (":1", "+OK"). An
+// error fails the test.
 func (s *Server) Do(args ...string) string {
 	s.t.Helper()
-	c, err := net.Dial("unix", s.Socket)
-	if err != nil {
-		s.t.Fatalf("redis-server is not reachable: %v", err)
-	}
-	defer c.Close()
-	if s.Password != "" {
-		if _, err := roundTrip(c, "AUTH", s.Password); err != nil {
-			s.t.Fatalf("AUTH: %v", err)
-		}
-	}
-	reply, err := roundTrip(c, args...)
+	reply, err := s.Try(args...)
 	if err != nil {
 		s.t.Fatalf("%s: %v", strings.Join(args, " "), err)
 	}
 	return reply
+}
+
+// Try is Do for a command that may fail.
+func (s *Server) Try(args ...string) (string, error) {
+	c, err := net.Dial("unix", s.Socket)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if s.Password != "" {
+		if _, err := roundTrip(c, "AUTH", s.Password); err != nil {
+			return "", err
+		}
+	}
+	return roundTrip(c, args...)
 }
 
 // roundTrip sends a command and reads its reply: a line, or a bulk string's text.
