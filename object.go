@@ -46,7 +46,11 @@ func Raw() PutOption { return func(o *putOptions) { o.raw = true } }
 // Populate overrides the store's PopulateTarget for one proxy.
 func Populate(on bool) PutOption { return func(o *putOptions) { o.populate = &on } }
 
+// putOpts applies options. Without any it does not allocate, which the pointer that options take would.
 func putOpts(opts []PutOption) putOptions {
+	if len(opts) == 0 {
+		return putOptions{}
+	}
 	var o putOptions
 	for _, opt := range opts {
 		opt(&o)

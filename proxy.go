@@ -58,8 +58,9 @@ type Proxy[T any] struct {
 	ref    reference
 	target atomic.Pointer[target[T]]
 
-	mu     sync.Mutex
-	flight chan struct{} // closed when the resolve that is under way ends
+	mu      sync.Mutex
+	busy    bool          // somebody is fetching
+	waiting chan struct{} // closed when that ends; made by the first who waits
 }
 
 // target is a resolved proxy's object. One target may be in the cache and in many proxies at once, so it does not change.
@@ -232,19 +233,18 @@ func (p *Proxy[T]) Resolve(ctx context.Context) (T, error) {
 			return t.v, nil
 		}
 		p.mu.Lock()
-		flight := p.flight
-		if flight == nil && p.target.Load() == nil {
-			flight = make(chan struct{})
-			p.flight = flight
+		if !p.busy {
+			p.busy = true
 			p.mu.Unlock()
-			return p.lead(ctx, flight)
+			return p.lead(ctx)
 		}
+		if p.waiting == nil {
+			p.waiting = make(chan struct{})
+		}
+		done := p.waiting
 		p.mu.Unlock()
-		if flight == nil {
-			continue
-		}
 		select {
-		case <-flight: // resolved, or failed for its caller: then it is our turn
+		case <-done: // resolved, or failed for its caller: then it is our turn
 		case <-ctx.Done():
 			var none T
 			return none, ctx.Err()
@@ -260,14 +260,22 @@ func (p *Proxy[T]) glance() *target[T] {
 	return cached[T](p.ref.store, p.ref.key)
 }
 
-// lead resolves on behalf of everybody who waits for flight.
-func (p *Proxy[T]) lead(ctx context.Context, flight chan struct{}) (T, error) {
+// lead resolves on behalf of everybody who waits.
+func (p *Proxy[T]) lead(ctx context.Context) (T, error) {
 	defer func() {
 		p.mu.Lock()
-		p.flight = nil
+		done := p.waiting
+		p.busy, p.waiting = false, nil
 		p.mu.Unlock()
-		close(flight)
+		if done != nil {
+			close(done)
+		}
 	}()
+	if t := p.target.Load(); t != nil { // somebody else was faster
+		if v, ok, err := p.lend(t); ok {
+			return v, err
+		}
+	}
 	t, err := p.fetch(ctx)
 	if err != nil {
 		var none T

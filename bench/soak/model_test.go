@@ -2,7 +2,6 @@ package soak
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -262,6 +261,9 @@ func (a *actor) step(ctx context.Context) (string, error) {
 	for _, op := range operations {
 		if n -= op.weight; n < 0 {
 			answer, err := op.run(a, ctx)
+			for err == nil && len(a.live) > 50 { // bounded, whatever -for is
+				_, err = a.evict(ctx)
+			}
 			if err != nil {
 				err = fmt.Errorf("%s: %w", op.name, err)
 			}
@@ -337,11 +339,16 @@ func canonical(v any) string {
 
 // class is an error as a caller can tell it.
 func class(err error) string {
-	for name, e := range map[string]error{"not found": proxyplane.ErrNotFound, "wrong type": serialize.ErrType, "invalid range": connectors.ErrInvalidRange,
-		"invalid key": connectors.ErrInvalidKey, "lifetime ended": proxyplane.ErrLifetimeEnded, "borrowed": proxyplane.ErrBorrowed,
-		"invalid reference": proxyplane.ErrInvalidRef, "reader failed": iotest.ErrTimeout} {
-		if errors.Is(err, e) {
-			return name
+	for _, c := range []struct {
+		name string
+		err  error
+	}{
+		{"not found", proxyplane.ErrNotFound}, {"wrong type", serialize.ErrType}, {"invalid range", connectors.ErrInvalidRange},
+		{"invalid key", connectors.ErrInvalidKey}, {"lifetime ended", proxyplane.ErrLifetimeEnded}, {"borrowed", proxyplane.ErrBorrowed},
+		{"reader failed", iotest.ErrTimeout},
+	} {
+		if errors.Is(err, c.err) {
+			return c.name
 		}
 	}
 	return fmt.Sprint(err)
@@ -405,10 +412,6 @@ func (a *actor) put(ctx context.Context) (string, error) {
 		return "", err
 	}
 	o, err := a.add(key, v)
-	if len(a.live) > 60 { // bounded, whatever -for is
-		_, err2 := a.evict(ctx)
-		err = cmp.Or(err, err2)
-	}
 	return o.canon, err
 }
 
