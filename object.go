@@ -1,6 +1,7 @@
 package proxyplane
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -457,6 +458,13 @@ func (s *Store) PutReader(ctx context.Context, r io.Reader, size int64, opts ...
 	case o.format == serialize.ProxyStore06:
 		tag = serialize.TagBytes06 + "\n"
 	}
+	if size < 0 {
+		var head *transport.Buffer
+		if head, r, size, err = peek(r); err != nil {
+			return nil, fmt.Errorf("put: %w", err)
+		}
+		defer head.Release()
+	}
 	if size >= 0 {
 		size += int64(len(tag))
 	}
@@ -480,6 +488,30 @@ func (s *Store) PutReader(ctx context.Context, r io.Reader, size int64, opts ...
 		}
 	}
 	return key, nil
+}
+
+// peekSize is how far a source of unknown size is read ahead: most turn out to be small, and one whose size is known can go wherever a multi
+// connector's policies say.
+const peekSize = 256 << 10
+
+// peek reads the beginning of r. It returns a reader of everything, and the size if r is over already. The caller must release head when it
+// is done with the reader.
+func peek(r io.Reader) (head *transport.Buffer, all io.Reader, size int64, err error) {
+	head = transport.DefaultPool.Get(peekSize)
+	n := 0
+	for n < peekSize && err == nil {
+		var k int
+		k, err = r.Read(head.Bytes()[n:])
+		n += k
+	}
+	switch {
+	case err == io.EOF: // and not ErrUnexpectedEOF, by which a source says that it was cut off
+		return head, bytes.NewReader(head.Bytes()[:n]), int64(n), nil
+	case err != nil:
+		head.Release()
+		return nil, nil, 0, err
+	}
+	return head, io.MultiReader(bytes.NewReader(head.Bytes()), r), -1, nil
 }
 
 // ObjectReader reads the body of one object. It belongs to one goroutine at a time.

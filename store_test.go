@@ -276,6 +276,11 @@ func TestStreams(t *testing.T) {
 		if _, err := s.PutReader(ctx, io.MultiReader(bytes.NewReader(want), broken), -1); err == nil || !strings.Contains(err.Error(), "tape broke") {
 			t.Errorf("broken source: %v", err)
 		}
+		for _, part := range []int{5, len(want)} { // cut off, as a network body says it
+			if _, err := s.PutReader(ctx, io.MultiReader(bytes.NewReader(want[:part]), iotest.ErrReader(io.ErrUnexpectedEOF)), -1); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("a source cut off after %d bytes: %v", part, err)
+			}
+		}
 		if _, err := s.PutReader(ctx, bytes.NewReader(want), 5); err == nil {
 			t.Error("a wrong size was accepted")
 		}

@@ -47,7 +47,7 @@ func sides(t *testing.T) []side {
 		return map[string]any{"priority": int64(0), "host_pattern": ".*", "min_size_bytes": low, "max_size_bytes": high,
 			"subset_tags": []any{}, "superset_tags": []any{}}
 	}
-	small, large := policy(0, 1000), policy(1001, 1<<62)
+	small, large := policy(0, 1000), policy(1001, 1<<63-1)
 	fileSpec, redisSpec := m{"kind": "file", "store_dir": multi}, m{"kind": "redis", "hostname": host, "port": port}
 	n := strconv.FormatInt(serial.Add(1), 10)
 	return []side{

@@ -181,7 +181,17 @@ func BenchmarkRedis(b *testing.B) {
 				_, err := bufs.WriteTo(f.c)
 				must(b, err)
 				f.line()
+				del := fmt.Appendf(nil, "*%d\r\n$3\r\nDEL\r\n", 1+batch) // as below, where each put has new keys
+				for _, name := range names {
+					del = fmt.Appendf(del, "$36\r\n%s\r\n", name)
+				}
+				_, err = f.c.Write(del)
+				must(b, err)
+				f.line()
 			})
+			for i := range keys {
+				must(b, c.Set(ctx, keys[i], obj))
+			}
 			bench("batch-put", "proxyplane", batch*n, func(b *testing.B) {
 				keys, err := c.PutBatch(ctx, objs)
 				must(b, err)

@@ -564,6 +564,12 @@ func TestWait(t *testing.T) {
 			}
 		}
 		wg.Wait()
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	for !strings.Contains(s.Do("INFO", "clients"), "tracking_clients:0") {
+		time.Sleep(time.Millisecond)
 	}
 	// The server dies and comes back while somebody waits.
 	c := open(t, at(s))

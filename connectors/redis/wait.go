@@ -14,7 +14,7 @@ import (
 
 const (
 	// recheck is how often a waiting call asks again although no event came: a cluster may have moved the slot, or the connection died unsaid.
-	recheck = 5 * time.Second
+	recheck = 2 * time.Second
 	// pollFirst and pollLast bound the pauses of polling, for servers that send no events.
 	pollFirst = time.Millisecond
 	pollLast  = 100 * time.Millisecond

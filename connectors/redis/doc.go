@@ -1,0 +1,56 @@
+// Package redis keeps objects in a Redis (or compatible) server: Python's proxystore.connectors.redis.RedisConnector, class and keys alike, with
+// clusters, sentinels, TLS, logins and unix sockets besides.
+//
+// # Wire format
+//
+// An object is the plain string value of its key, as RedisConnector.put and get have it (SET, GET, MSET, DEL, EXISTS); nothing else is stored. The
+// protocol is RESP 2 (redis.io/docs/latest/develop/reference/protocol-spec), and RESP 3 on the one connection that waits for events.
+//
+// # Keys
+//
+// [connectors.RedisKey] with a random UUID (version 4). Any key is good for Set. An object of unknown size that is being written has the key
+// "{UUID}.part" until Commit; it expires by itself 10 minutes after the last write.
+//
+// # Capabilities
+//
+// All but Mapper and Tagger.
+//
+//   - Set and Put may be carried out twice if an idle connection turns out to be dead; there are no other retries (connectors/retry has them).
+//   - PutBatch is one MSET, all or nothing, where it fits (one server, no ttl, 256 MiB); else pipelined, and taken back on error.
+//   - A Put whose context ends is taken back: the DEL follows the SET on the same connection.
+//   - GetStream reads one GET as it comes, and not GETRANGE after GETRANGE: it is a snapshot, whereas pieces of an object that is replaced by one
+//     of the same length cannot be told apart. The client's memory is bounded; the server keeps what is not read yet.
+//   - PutStream of known size is one SET whose value leaves as it is written; see [Connector.PutStream].
+//   - Wait is by event: CLIENT TRACKING (Redis 6) tells a connection when a key that it asked for changes, also one that did not exist, whoever
+//     sets it, in clusters too, and without the server's notify-keyspace-events. Where the server has no tracking or the user may not use it, Wait
+//     polls, with pauses from 1 ms to 100 ms.
+//
+// Redis takes values of up to 512 MB (its proto-max-bulk-len); a larger object is ErrTooLarge.
+//
+// # Close
+//
+// Close waits for calls in flight, cuts them off if its context ends, and fails open Readers and Writers. Objects survive. With Clear the objects
+// that this connector put are deleted; for that it remembers its keys, 16 bytes each. That is narrower than Python's clear, which deletes
+// everything in the database: ClearAll does so here.
+//
+// # Buffers
+//
+// Put sends large parts from where they are, by writev. Get reads from the socket into memory of the object's size: pooled from 32 KiB on (call
+// Release), else the garbage collector's. At most the first 16 KiB of a value pass through another buffer. A transfer may take any time as long as
+// it makes progress within Timeout, and ends with its context.
+//
+// # Why not go-redis for the values
+//
+// go-redis finds the servers of a cluster and asks the sentinels; values go over connections of our own. Its client cannot send an object in parts
+// (a store's objects have two: tag and body), so that each put is a copy into fresh memory first; its Get copies into fresh memory too, and
+// GetToBuffer must know the size before; and it does not end a transfer when its context is cancelled, only at a deadline. Measured by
+// BenchmarkRedis, side by side on a machine with 2 cores (µs, least of 5 runs; floor: one connection, writev, memory already there):
+//
+//	BENCHTABLE
+//
+// UNLINK is no faster than DEL here: the server frees strings in its main thread either way.
+//
+// # Build tags
+//
+// None. The tests need redis-server on PATH.
+package redis
