@@ -26,7 +26,8 @@ type Policy struct {
 	// Hosts are the allowed hosts besides loopback: names, addresses, prefixes such as 10.1.0.0/16, "*.cluster.example" for all names under a
 	// domain, "*" for all.
 	Hosts []string
-	// Dirs are the allowed directories with all below them, besides the user's own; "*" is all. A unix socket counts as its path.
+	// Dirs are the allowed directories with all below them, besides the user's own; "*" is all. A unix socket counts as its path. Files that a
+	// connector would read to open (a password, a key) must be below one of these, whoever owns them.
 	Dirs []string
 	// OnlyDirs, if set, allows nothing but Dirs: the user's own directories are not enough.
 	OnlyDirs bool
@@ -49,6 +50,12 @@ func (p Policy) Check(places []connectors.Location) error {
 		if l.Dir != "" {
 			if err := p.checkDir(l); err != nil {
 				return err
+			}
+		}
+		if l.File != "" {
+			// That the user may read a file is no reason to: its content would go to a server that the proxy chose.
+			if ok, err := p.allowsPath(l.File); err != nil || !ok {
+				return fmt.Errorf("%w: the proxy's %s connector reads the file %s; allow it with Policy.Dirs or --allow-dir if you trust it", ErrDenied, l.Kind, l.File)
 			}
 		}
 	}
@@ -80,27 +87,39 @@ func (p Policy) allowsHost(host string) bool {
 }
 
 func (p Policy) checkDir(l connectors.Location) error {
-	if slices.Contains(p.Dirs, "*") {
+	if ok, err := p.allowsPath(l.Dir); err != nil {
+		return fmt.Errorf("%w: %s of the proxy's %s connector: %w (nothing is created for a received proxy)", connectors.ErrUnavailable, l.Dir, l.Kind, err)
+	} else if ok {
 		return nil
 	}
-	// The real path, so that a link cannot lead out of what is allowed.
-	dir, err := filepath.EvalSymlinks(l.Dir)
-	if err != nil {
-		return fmt.Errorf("%w: %s of the proxy's %s connector: %w (nothing is created for a received proxy)", connectors.ErrUnavailable, l.Dir, l.Kind, err)
-	}
-	for _, allowed := range p.Dirs {
-		if real, err := filepath.EvalSymlinks(allowed); err == nil && within(real, dir) {
-			return nil
-		}
-	}
 	if !p.OnlyDirs {
-		info, err := os.Stat(dir)
-		if err == nil && ownedByUser(info) && !virtual(dir) {
-			return nil
+		dir, err := filepath.EvalSymlinks(l.Dir)
+		if err == nil && !virtual(dir) {
+			if info, err := os.Stat(dir); err == nil && ownedByUser(info) {
+				return nil
+			}
 		}
 	}
 	return fmt.Errorf("%w: the proxy's %s connector is in %s, which is not a directory of yours; allow it with Policy.Dirs or --allow-dir if you trust it",
 		ErrDenied, l.Kind, l.Dir)
+}
+
+// allowsPath reports whether Dirs names path or a directory above it. It compares real paths, so that a link cannot lead out of what is allowed, and
+// fails if there is nothing at path.
+func (p Policy) allowsPath(path string) (bool, error) {
+	if slices.Contains(p.Dirs, "*") {
+		return true, nil
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return false, err
+	}
+	for _, allowed := range p.Dirs {
+		if base, err := filepath.EvalSymlinks(allowed); err == nil && within(base, real) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // within reports whether path is base or below it. Both are clean and absolute.

@@ -60,6 +60,24 @@ func TestPolicyDirs(t *testing.T) {
 	}
 }
 
+// TestPolicyFiles: a proxy must not make us send the user's own files to a server of its choice.
+func TestPolicyFiles(t *testing.T) {
+	cfg := RedisConnector("localhost", 1)
+	secret := filepath.Join(t.TempDir(), "id_rsa")
+	if err := os.WriteFile(secret, []byte("PRIVATE"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Options["password_file"] = secret
+	p := &Proxy[[]byte]{ref: reference{key: connectors.RedisKey{RedisKey: "x"}, received: &Config{Name: "n", Connector: cfg}}}
+	p.Bind(NewStores())
+	if _, err := p.Resolve(t.Context()); !errors.Is(err, ErrDenied) {
+		t.Errorf("a file of the user's: %v", err)
+	}
+	if err := (Policy{Dirs: []string{filepath.Dir(secret)}}).Check([]connectors.Location{{Kind: "redis", File: secret}}); err != nil {
+		t.Errorf("below an allowed directory: %v", err)
+	}
+}
+
 // TestReceivedProxiesCreateNothing: a proxy that names a directory which does not exist must not make one, nor may a denied one be touched.
 func TestReceivedProxiesCreateNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "not", "there")

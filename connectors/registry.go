@@ -34,11 +34,12 @@ type Driver struct {
 	Locations func(o *Options, env *Env) ([]Location, error)
 }
 
-// Location is a place that a connector would open: exactly one of Host and Dir is set, or neither for one that stays in the process.
+// Location is a place that a connector would open: exactly one of Host, Dir and File is set, or none for one that stays in the process.
 type Location struct {
 	Kind string // short kind of the connector
 	Host string // host name or address without a port
 	Dir  string // absolute directory, or the path of a unix socket
+	File string // a file that is read to open the connector: a password, a key
 }
 
 // Env is what a driver may use of the process it runs in. It never travels.

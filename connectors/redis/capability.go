@@ -367,11 +367,11 @@ func (c *Connector) PutBatch(ctx context.Context, objs []transport.Slices) ([]co
 func (c *Connector) ids(op string, keys []connectors.Key) ([]string, error) {
 	ids := make([]string, len(keys))
 	for i, key := range keys {
-		k, err := connectors.KeyAs[connectors.RedisKey](kind, key)
+		id, err := idOf(key)
 		if err != nil {
 			return nil, wrap(op, key, err)
 		}
-		ids[i] = k.RedisKey
+		ids[i] = id
 	}
 	return ids, nil
 }

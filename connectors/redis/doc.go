@@ -44,9 +44,17 @@
 // go-redis finds the servers of a cluster and asks the sentinels; values go over connections of our own. Its client cannot send an object in parts
 // (a store's objects have two: tag and body), so that each put is a copy into fresh memory first; its Get copies into fresh memory too, and
 // GetToBuffer must know the size before; and it does not end a transfer when its context is cancelled, only at a deadline. Measured by
-// BenchmarkRedis, side by side on a machine with 2 cores (µs, least of 5 runs; floor: one connection, writev, memory already there):
+// BenchmarkRedis, side by side on a machine with 2 cores (µs, least of 3 to 9 runs while others used the machine; floor: one connection, writev, memory already there):
 //
-//	BENCHTABLE
+//	                   TCP: floor     ours  go-redis    unix: floor     ours  go-redis
+//	put 1KiB                     21       21        23             16       16        23
+//	put 100KiB                   35       36       104             35       44        64
+//	put 1MiB                    269      276       432            195      199       406
+//	put 100MiB               65,006   62,679    80,228         75,852   76,648    82,085
+//	get 1KiB                     23       22        27             19       20        16
+//	get 100KiB                   47       46       111             57       50        66
+//	get 1MiB                    316      204       429            235      240       374
+//	get 100MiB               81,970   88,734    91,535         80,926   79,508    87,666
 //
 // UNLINK is no faster than DEL here: the server frees strings in its main thread either way.
 //

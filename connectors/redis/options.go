@@ -78,6 +78,8 @@ func (o *Options) ensure() error {
 		return bad("option addrs goes with either cluster or master_name")
 	case o.Cluster && o.DB != 0:
 		return bad("a cluster has no other database than 0; drop option db")
+	case !printable(o.Username + o.Password + o.SentinelUsername + o.SentinelPassword + o.MasterName):
+		return bad("options username, password and master_name must not hold control characters")
 	case o.DB < 0:
 		return bad("option db must not be negative")
 	case o.Port < 0 || o.Port > math.MaxUint16:
@@ -265,9 +267,12 @@ func (o Options) locations() ([]connectors.Location, error) {
 		host, _, _ := net.SplitHostPort(addr) // ensure has looked at it
 		all = append(all, connectors.Location{Kind: kind, Host: host})
 	}
-	for _, path := range []string{o.Socket, o.PasswordFile, o.CAFile, o.CertFile, o.KeyFile} {
+	if o.Socket != "" {
+		all = append(all, connectors.Location{Kind: kind, Dir: o.Socket})
+	}
+	for _, path := range []string{o.PasswordFile, o.CAFile, o.CertFile, o.KeyFile} {
 		if path != "" {
-			all = append(all, connectors.Location{Kind: kind, Dir: path})
+			all = append(all, connectors.Location{Kind: kind, File: path})
 		}
 	}
 	return all, nil

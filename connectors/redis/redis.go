@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 
@@ -136,12 +138,33 @@ func (c *Connector) start(ctx context.Context, op string, key connectors.Key) (s
 	if err := c.enter(ctx, op, key); err != nil {
 		return "", err
 	}
-	k, err := connectors.KeyAs[connectors.RedisKey](kind, key)
+	id, err := idOf(key)
 	if err != nil {
 		c.gate.leave()
 		return "", wrap(op, key, err)
 	}
+	return id, nil
+}
+
+// maxID bounds a key. ProxyStore's are UUIDs.
+const maxID = 4 << 10
+
+// idOf returns what the server knows the object by. Keys come in proxies from anywhere, together with the address of the server: one with line ends
+// in it could speak another protocol to something that is no Redis.
+func idOf(key connectors.Key) (string, error) {
+	k, err := connectors.KeyAs[connectors.RedisKey](kind, key)
+	if err != nil {
+		return "", err
+	}
+	if len(k.RedisKey) > maxID || !printable(k.RedisKey) {
+		return "", fmt.Errorf("%w: a redis key has at most %d bytes and no control characters", connectors.ErrInvalidKey, maxID)
+	}
 	return k.RedisKey, nil
+}
+
+// printable reports whether s is free of control characters.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // exec runs fn on a connection to the server of id. fn sends and reads all its replies, and returns the first error; it runs again where the first

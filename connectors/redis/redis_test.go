@@ -108,7 +108,7 @@ func TestConfig(t *testing.T) {
 	for _, opts := range []redis.Options{
 		{Socket: "s", Hostname: "h"}, {Socket: "s", Addrs: []string{"a:1"}, Cluster: true}, {Addrs: []string{"a:1"}}, {Cluster: true}, {MasterName: "m"},
 		{Addrs: []string{"a:1"}, Cluster: true, MasterName: "m"}, {Addrs: []string{"a"}, Cluster: true}, {Addrs: []string{"a:1"}, Cluster: true, DB: 1},
-		{Addrs: []string{"a:1"}, Cluster: true, Port: 1}, {DB: -1}, {Port: -1}, {Port: 1 << 16}, {Password: "hush", PasswordFile: "f"}, {Username: "u"},
+		{Addrs: []string{"a:1"}, Cluster: true, Port: 1}, {DB: -1}, {Port: -1}, {Port: 1 << 16}, {Password: "hush", PasswordFile: "f"}, {Username: "u"}, {Password: "hush\r\nFLUSHALL"},
 		{CAFile: "f"}, {TLS: true, CertFile: certs.Cert}, {TLS: true, Socket: "s"}, {TTL: -1}, {TTL: 1}, {MaxBytes: -1}, {TLS: true, CAFile: "/none"},
 		{TLS: true, CAFile: certs.Key}, {TLS: true, CertFile: certs.CA, KeyFile: certs.Key},
 	} {
@@ -119,7 +119,7 @@ func TestConfig(t *testing.T) {
 	}
 	loc, err := registry.Locations(connectors.Config{Kind: "redis", Options: map[string]any{"addrs": []any{"[::1]:1", "b:2"}, "cluster": true,
 		"password_file": secret}}, nil)
-	want := []connectors.Location{{Kind: "redis", Host: "::1"}, {Kind: "redis", Host: "b"}, {Kind: "redis", Dir: secret}}
+	want := []connectors.Location{{Kind: "redis", Host: "::1"}, {Kind: "redis", Host: "b"}, {Kind: "redis", File: secret}}
 	if err != nil || fmt.Sprint(loc) != fmt.Sprint(want) {
 		t.Errorf("locations are %v, %v, want %v", loc, err, want)
 	}
@@ -179,7 +179,7 @@ func TestErrors(t *testing.T) {
 		{"silence", hostPort(silent, redis.Options{Timeout: 50 * time.Millisecond}), get, connectors.ErrUnavailable, "option"},
 		{"silence at login", hostPort(silent, redis.Options{Password: "hush", DialTimeout: 50 * time.Millisecond}), get, connectors.ErrUnavailable, "dial_timeout"},
 		{"web server", hostPort(http, redis.Options{}), get, connectors.ErrCorrupt, "is that a Redis server"},
-		{"TLS to plain", hostPort(s.Addr(), redis.Options{TLS: true, DialTimeout: time.Second}), get, connectors.ErrUnavailable, s.Addr()},
+		{"TLS to plain", hostPort(s.Addr(), redis.Options{TLS: true, DialTimeout: 100 * time.Millisecond}), get, connectors.ErrUnavailable, s.Addr()},
 		{"plain to TLS", at(tlsOnly), get, nil, ""},
 		{"unknown authority", hostPort(tlsOnly.Addr(), redis.Options{TLS: true}), get, connectors.ErrUnavailable, "certificate"},
 		{"wrong name", hostPort(tlsOnly.Addr(), redis.Options{TLS: true, CAFile: tlsOnly.TLS.CA, ServerName: "other"}), get, connectors.ErrUnavailable, "other"},

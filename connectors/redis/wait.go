@@ -123,7 +123,7 @@ func (c *Connector) watcher(ctx context.Context, id string, again bool) (*watche
 	if err != nil {
 		return nil, explain(err, addr)
 	}
-	cn.timeout = 0 // it waits for as long as nothing changes
+	cn.timeout = 0                     // it waits for as long as nothing changes
 	cn.nc.SetReadDeadline(time.Time{}) // of the login
 	w := &watcher{cn: cn, waits: map[string][]chan error{}}
 	ws.byAddr[addr] = w

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"github.com/proxyplane/proxyplane/internal/testenv"
 	"net"
 	"os"
 	"os/exec"
@@ -53,15 +54,10 @@ func StartTLS(t testing.TB, args ...string) *Server {
 	return start(t, NewCertificates(t), args)
 }
 
-// Binary returns the path of redis-server, and fails the test if there is none.
+// Binary returns the path of redis-server. What happens if there is none is testenv's to say.
 func Binary(t testing.TB) string {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		t.Fatal("these tests need redis-server on PATH: install the package redis-server (Debian, Ubuntu: apt-get install redis-server; " +
-			"Fedora: dnf install redis; macOS: brew install redis)")
-	}
-	return path
+	return testenv.Redis(t)
 }
 
 func start(t testing.TB, certs *Certificates, args []string) *Server {

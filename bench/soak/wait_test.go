@@ -1,0 +1,38 @@
+package soak
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/connectors/local"
+)
+
+// hasty is a connector whose connection notices a deadline a moment before the context's own timer fires, as a socket with that deadline does.
+type hasty struct{ *local.Connector }
+
+func (hasty) Wait(ctx context.Context, _ connectors.Key) error {
+	if _, ok := ctx.Deadline(); ok {
+		return context.DeadlineExceeded
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestHastyTimeout: the random histories found a future on Redis whose timeout came back as the caller's own deadline, about once in 10,000
+// operations.
+func TestHastyTimeout(t *testing.T) {
+	c := hasty{local.New(local.Options{})}
+	defer c.Close(t.Context())
+	key := connectors.LocalKey{ID: "never"}
+	if err := connectors.Wait(t.Context(), c, key, connectors.Polling{Timeout: 20 * time.Millisecond}); !errors.Is(err, connectors.ErrNotFound) {
+		t.Errorf("after Polling.Timeout: %v; expected ErrNotFound", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := connectors.Wait(ctx, c, key, connectors.Polling{Timeout: time.Hour}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("after the caller's deadline: %v; expected that", err)
+	}
+}
