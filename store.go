@@ -45,7 +45,6 @@ type Store struct {
 	metrics *metrics.StoreMetrics // nil if off
 	log     *slog.Logger
 	tracer  trace.Tracer // nil if off
-	traceOn bool
 
 	// identity is computed once: the canonical configurations by which a received proxy recognises this store.
 	identity func() []string
@@ -199,7 +198,7 @@ func newStore(cfg Config, c connectors.Connector, o storeOptions) (*Store, error
 	}
 	s := &Store{
 		name: cfg.Name, conn: c, cfg: cfg, stores: o.stores, drivers: o.drivers, codecs: o.codecs, cache: rc, log: o.log,
-		tracer: o.tracer, traceOn: o.tracer != nil,
+		tracer: o.tracer,
 	}
 	s.identity = sync.OnceValue(s.identities)
 	if cfg.Metrics {
@@ -276,7 +275,7 @@ func travellingForms(drivers *connectors.Registry, cfg connectors.Config) []stri
 }
 
 // traced reports whether somebody records operations, so that shortcuts must not leave any out.
-func (s *Store) traced() bool { return s.traceOn || s.metrics != nil }
+func (s *Store) traced() bool { return s.tracer != nil || s.metrics != nil }
 
 // operation is one timed call: metrics, a span and a debug record. Its zero cost when all three are off matters: a cached get takes some tens
 // of nanoseconds.
@@ -290,10 +289,10 @@ type operation struct {
 // begin starts an operation. ctx carries the span, if any.
 func (s *Store) begin(ctx context.Context, name string) (context.Context, operation) {
 	op := operation{s: s, name: name}
-	if s.metrics != nil || s.traceOn || s.log.Enabled(ctx, slog.LevelDebug) {
+	if s.traced() || s.log.Enabled(ctx, slog.LevelDebug) {
 		op.start = time.Now()
 	}
-	if s.traceOn {
+	if s.tracer != nil {
 		ctx, op.span = s.tracer.Start(ctx, "proxyplane."+name, trace.WithAttributes(
 			attribute.String("proxyplane.store", s.name), attribute.String("proxyplane.connector", s.cfg.Connector.Kind)))
 	}

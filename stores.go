@@ -212,13 +212,14 @@ func (r *Stores) find(cfg Config) *Store {
 // openFor opens a store for a received proxy. A failure is not remembered.
 func (r *Stores) openFor(ctx context.Context, id string, o *opening, cfg Config) (*Store, error) {
 	defer close(o.done)
-	o.store, o.err = r.openReceived(ctx, cfg)
-	if o.err != nil {
-		r.mu.Lock()
+	s, err := r.openReceived(ctx, cfg)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	o.store, o.err = s, err
+	if err != nil {
 		delete(r.received, id)
-		r.mu.Unlock()
 	}
-	return o.store, o.err
+	return s, err
 }
 
 func (r *Stores) openReceived(ctx context.Context, cfg Config) (*Store, error) {

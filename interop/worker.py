@@ -70,6 +70,13 @@ class Custom:
 
 VALUES['custom'] = lambda: Custom('abc', 7)
 
+if not OLD:
+    import pandas as pd
+    import polars as pl
+
+    VALUES['polars'] = lambda: pl.DataFrame({'n': [1, 2, 3], 'x': [0.5, None, 2.5], 's': ['a', 'βγ', None]})
+    VALUES['pandas'] = lambda: pd.DataFrame({'n': [1, 2, 3], 's': ['a', 'b', 'c']})
+
 DUMPS = {
     **{f'pickle{p}': (lambda p: lambda o: pickle.dumps(o, protocol=p))(p) for p in range(6)},
     'dill': dill.dumps,
@@ -84,6 +91,8 @@ def same(a, b):
         return False
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and bool(np.array_equal(a, b)) and a.flags.f_contiguous == b.flags.f_contiguous
+    if hasattr(a, 'equals'):  # the data frames
+        return a.equals(b)
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)):

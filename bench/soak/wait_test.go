@@ -21,8 +21,7 @@ func (hasty) Wait(ctx context.Context, _ connectors.Key) error {
 	return ctx.Err()
 }
 
-// TestHastyTimeout: the random histories found a future on Redis whose timeout came back as the caller's own deadline, about once in 10,000
-// operations.
+// TestHastyTimeout: the random histories found futures on Redis whose timeout came back, now and then, as the caller's own deadline.
 func TestHastyTimeout(t *testing.T) {
 	c := hasty{local.New(local.Options{})}
 	defer c.Close(t.Context())

@@ -64,6 +64,7 @@ type demo struct {
 
 	items  []demoItem
 	step   int
+	outErr error // the first failure to print
 	report demoReport
 }
 
@@ -118,8 +119,8 @@ type demoTimes struct {
 }
 
 func (d *demo) say(format string, args ...any) {
-	if !d.a.json {
-		fmt.Fprintf(d.a.out, format+"\n", args...)
+	if !d.a.json && d.outErr == nil {
+		_, d.outErr = fmt.Fprintf(d.a.out, format+"\n", args...)
 	}
 }
 
@@ -353,7 +354,7 @@ func (d *demo) check(name, got, want string) error {
 		return fail(exitBadInput, "%s arrived changed: SHA-256 %s, was %s; please report this", name, got, want)
 	}
 	d.report.Checked++
-	return nil
+	return d.outErr
 }
 
 func (d *demo) handOver(w *worker) error {

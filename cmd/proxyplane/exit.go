@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +28,7 @@ const (
 	exitBadInput    = 5
 	exitUnavailable = 6
 	exitIO          = 7
+	exitPipe        = 128 + 13
 )
 
 // exitCodes is the table for people; class is the word in --json errors.
@@ -43,6 +45,7 @@ var exitCodes = []struct {
 	{exitUnavailable, "unavailable", "a server or directory is out of reach, or this build lacks the connector"},
 	{exitIO, "io", "anything else, mostly input and output: no such input file, disk full, no permission"},
 	{128 + 2, "interrupted", "stopped by SIGINT (ctrl-C)"},
+	{exitPipe, "pipe", "nobody reads standard output any more (SIGPIPE), as in: proxyplane ... | head"},
 	{128 + 15, "terminated", "stopped by SIGTERM"},
 }
 
@@ -96,6 +99,9 @@ func (a *app) report(err error) int {
 		return exitCode(err)
 	}
 	code := exitCode(err)
+	if goneReader(err) {
+		return exitPipe // as the signal would have ended it, and as silently
+	}
 	if !a.started { // cobra found fault with the command line before any command ran
 		code = exitUsage
 		err = fmt.Errorf("%w (see %s --help)", err, a.named)
@@ -113,6 +119,12 @@ func (a *app) report(err error) int {
 	line, _ := json.Marshal(map[string]any{"error": err.Error(), "class": class, "exit_code": code})
 	fmt.Fprintf(a.err, "%s\n", line)
 	return code
+}
+
+// goneReader reports whether a write to standard output failed because nobody reads it any more.
+func goneReader(err error) bool {
+	var pe *os.PathError
+	return errors.As(err, &pe) && pe.Path == os.Stdout.Name() && errors.Is(pe.Err, syscall.EPIPE)
 }
 
 // printable keeps what others wrote (names in proxies and objects) from driving the terminal: control characters become spaces.

@@ -33,6 +33,9 @@ func run() int {
 	var got atomic.Int32
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	// Otherwise a write to a pipe whose reader has gone would end the process on the spot, without its clean-up. Not signal.Ignore, which
+	// child processes would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go func() {
 		sig := (<-signals).(syscall.Signal)
 		got.Store(int32(sig))

@@ -284,6 +284,30 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestDemoWithoutReader closes the pipe that the demonstration prints to, as head does.
+func TestDemoWithoutReader(t *testing.T) {
+	e := newEnv(t)
+	cmd := e.command("demo", "--size", "1", "--dir", e.tmp)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var msg strings.Builder
+	cmd.Stderr = &msg
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.Read(make([]byte, 1))
+	out.Close()
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitPipe || msg.Len() > 0 {
+		t.Errorf("exit code %d, %s", code, msg.String())
+	}
+	if left, _ := os.ReadDir(e.tmp); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 // TestDemoInterrupted interrupts the demonstration in the middle: nothing stays, neither files nor the second process.
 func TestDemoInterrupted(t *testing.T) {
 	e := newEnv(t)

@@ -36,6 +36,9 @@ func (p *progress) set(n int64) {
 		p.bar = progressbar.NewOptions64(p.total, progressbar.OptionSetWriter(p.a.err), progressbar.OptionShowBytes(true),
 			progressbar.OptionUseIECUnits(true), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
 	}
+	if p.total < 0 {
+		p.bar.Describe(formatBytes(n))
+	}
 	p.bar.Set64(n)
 }
 
