@@ -386,19 +386,29 @@ func (p *Proxy[T]) Forget() {
 	}
 }
 
-// ReadRange returns n bytes of the object's body from off, fewer at its end, all to the end if n < 0, without resolving the proxy. The caller owns
-// the Buffer.
-func (p *Proxy[T]) ReadRange(ctx context.Context, off, n int64) (*transport.Buffer, error) {
+// arrived returns the proxy's store, for the proxy of a future once its value is there.
+func (p *Proxy[T]) arrived(ctx context.Context) (*Store, error) {
 	s, err := p.Store(ctx)
+	if err == nil && p.ref.polling != nil {
+		err = connectors.Wait(ctx, s.conn, p.ref.key, *p.ref.polling)
+	}
+	return s, err
+}
+
+// ReadRange returns n bytes of the object's body from off, fewer at its end, all to the end if n < 0, without resolving the proxy; of a future's proxy it waits
+// for the value. The caller owns the Buffer.
+func (p *Proxy[T]) ReadRange(ctx context.Context, off, n int64) (*transport.Buffer, error) {
+	s, err := p.arrived(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return s.GetRange(ctx, p.ref.key, off, n)
 }
 
-// Open opens the object's body for reading in bounded memory, without resolving the proxy. ctx lives as long as the reader.
+// Open opens the object's body for reading in bounded memory, without resolving the proxy; of a future's proxy it waits for the value. ctx lives as
+// long as the reader.
 func (p *Proxy[T]) Open(ctx context.Context) (*ObjectReader, error) {
-	s, err := p.Store(ctx)
+	s, err := p.arrived(ctx)
 	if err != nil {
 		return nil, err
 	}

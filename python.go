@@ -83,7 +83,7 @@ func (r *reference) pickle(f serialize.Format) (any, error) {
 	class := pyFactory
 	if r.polling != nil {
 		class = pyPolling
-		j := toJSONPolling(*r.polling)
+		j := futureInfo(*r.polling)
 		state.Set("_polling_interval", j.Interval)
 		state.Set("_polling_backoff_factor", j.Backoff)
 		state.Set("_polling_interval_limit", orNone(j.Limit))
@@ -353,7 +353,7 @@ func (r *reference) fromFactory(v any) error {
 }
 
 func (r *reference) fromPolling(field func(string) any) error {
-	j := jsonPolling{Interval: 1, Backoff: 1}
+	j := FutureInfo{Interval: 1, Backoff: 1}
 	read := func(name string) *float64 {
 		switch v := field(name).(type) {
 		case int64:

@@ -54,7 +54,7 @@ type Store struct {
 	closeE  error
 }
 
-// An Option changes how a store works in this process. Options never travel; what travels is in Config.
+// An Option changes how a store works in this process. What travels is in Config; WithMetrics, WithPopulateTarget and WithRegister set fields of it.
 type Option func(*storeOptions) error
 
 type storeOptions struct {

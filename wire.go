@@ -35,12 +35,12 @@ type jsonProxy struct {
 	Store        tomlConfig      `json:"store"`
 	Evict        bool            `json:"evict"`
 	Class        string          `json:"class,omitempty"`
-	Polling      *jsonPolling    `json:"polling,omitempty"`
+	Polling      *FutureInfo     `json:"polling,omitempty"`
 	Deserializer string          `json:"deserializer,omitempty"`
 }
 
-// jsonPolling has ProxyStore's names and units: seconds.
-type jsonPolling struct {
+// FutureInfo says how a future's proxy waits for its object, with ProxyStore's names and units: seconds, nil for no limit.
+type FutureInfo struct {
 	Interval float64  `json:"polling_interval"`
 	Backoff  float64  `json:"polling_backoff_factor"`
 	Limit    *float64 `json:"polling_interval_limit"`
@@ -92,13 +92,13 @@ func (r *reference) marshalJSON() ([]byte, error) {
 		j.Class = r.class.String()
 	}
 	if r.polling != nil {
-		j.Polling = toJSONPolling(*r.polling)
+		j.Polling = futureInfo(*r.polling)
 	}
 	return json.Marshal(j)
 }
 
-func toJSONPolling(p Polling) *jsonPolling {
-	j := &jsonPolling{Interval: p.Interval.Seconds(), Backoff: p.Backoff}
+func futureInfo(p Polling) *FutureInfo {
+	j := &FutureInfo{Interval: p.Interval.Seconds(), Backoff: p.Backoff}
 	if p.Interval <= 0 {
 		j.Interval = 1
 	}
@@ -116,7 +116,7 @@ func toJSONPolling(p Polling) *jsonPolling {
 	return j
 }
 
-func (j jsonPolling) polling() (*Polling, error) {
+func (j FutureInfo) polling() (*Polling, error) {
 	p := &Polling{Backoff: j.Backoff}
 	for _, f := range []struct {
 		dst *time.Duration
@@ -295,7 +295,7 @@ type ProxyInfo struct {
 	Flavour      string          `json:"flavour"`                // Proxy, OwnedProxy, RefProxy or RefMutProxy
 	Form         string          `json:"form"`                   // pickle, pickle-0.6, json, text or binary
 	Class        string          `json:"class,omitempty"`        // Python class of the target, if the proxy tells
-	Future       *jsonPolling    `json:"future,omitempty"`       // of a future's proxy
+	Future       *FutureInfo     `json:"future,omitempty"`       // of a future's proxy
 	Deserializer string          `json:"deserializer,omitempty"` // a Python function that the object needs
 	CacheSize    int             `json:"cache_size"`
 	Metrics      bool            `json:"metrics"`
@@ -320,7 +320,7 @@ func Inspect(data []byte) (ProxyInfo, error) {
 		info.Class = r.class.String()
 	}
 	if r.polling != nil {
-		info.Future = toJSONPolling(*r.polling)
+		info.Future = futureInfo(*r.polling)
 	}
 	info.Key, err = connectors.MarshalKey(r.key)
 	return info, err
