@@ -11,6 +11,16 @@ import (
 	"github.com/proxyplane/proxyplane/serialize/pickle"
 )
 
+// UnmarshalPickle makes a the array that v is. Only arrays are: a dict with the names of an Array's fields is none.
+func (a *Array) UnmarshalPickle(v any) error {
+	src, ok := v.(*Array)
+	if !ok || src == nil {
+		return fmt.Errorf("serialize: %w: a pickled %T is no ndarray", ErrType, v)
+	}
+	*a = *src
+	return nil
+}
+
 // MarshalPickle pickles the array by NumPy's public names only, which every NumPy since 1.0 can load: numpy.ndarray over a bytearray, and
 // numpy.dtype of a string or a dictionary. NumPy's own pickles name private modules that moved in NumPy 2. It lends the array's memory.
 func (a *Array) MarshalPickle() (any, error) {

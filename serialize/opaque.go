@@ -34,6 +34,11 @@ func (o *Opaque) Release() {
 	}
 }
 
+// UnmarshalPickle fails: an Opaque is an object as a whole, never a part of one.
+func (o *Opaque) UnmarshalPickle(any) error {
+	return fmt.Errorf("serialize: %w: part of a pickle is no Opaque", ErrType)
+}
+
 // Structure returns the pickled object as a value of package pickle, without running anything. Bytes in it are lent until Release. It fails
 // with ErrType if the payload is no pickle, and with ErrCorrupt or ErrTooLarge if it cannot be read.
 func (o *Opaque) Structure() (any, error) {

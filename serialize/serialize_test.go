@@ -604,3 +604,32 @@ func TestHostilePickles(t *testing.T) {
 		t.Errorf("%d buffers leaked", n)
 	}
 }
+
+// TestNothingIsMadeUp: a pickled dict must not become a Buffer, an Array or an Opaque, whose zero values hold no memory.
+func TestNothingIsMadeUp(t *testing.T) {
+	obj, err := serialize.Encode(map[string]any{"Shape": []int{1 << 40}, "Fortran": true, "data": "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := transport.FromBytes(obj.Join())
+	if v, err := serialize.DecodeAs[*transport.Buffer](serialize.Default, buf); !errors.Is(err, serialize.ErrType) || v != nil {
+		t.Errorf("a dict as a Buffer: %v, %v", v, err)
+	}
+	if v, err := serialize.DecodeAs[*serialize.Array](serialize.Default, buf); !errors.Is(err, serialize.ErrType) || v != nil {
+		t.Errorf("a dict as an Array: %v, %v", v, err)
+	}
+	outer, err := serialize.Encode(map[string]any{"A": map[string]any{"Shape": []int{3}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf = transport.FromBytes(outer.Join())
+	if v, err := serialize.DecodeAs[struct{ A serialize.Array }](serialize.Default, buf); !errors.Is(err, serialize.ErrType) {
+		t.Errorf("a dict as an Array inside: %+v, %v", v, err)
+	}
+	if v, err := serialize.DecodeAs[struct{ A *transport.Buffer }](serialize.Default, buf); !errors.Is(err, serialize.ErrType) {
+		t.Errorf("a dict as a Buffer inside: %+v, %v", v, err)
+	}
+	if v, err := serialize.DecodeAs[struct{ A *serialize.Opaque }](serialize.Default, buf); !errors.Is(err, serialize.ErrType) {
+		t.Errorf("a dict as an Opaque inside: %+v, %v", v, err)
+	}
+}

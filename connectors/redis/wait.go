@@ -80,11 +80,14 @@ func (c *Connector) Wait(ctx context.Context, key connectors.Key) error {
 		}
 		// The key is elsewhere now, or the connection died: look again, and fail only if that fails.
 		c.router.doubt(ctx, w.cn.addr)
+		pause := time.NewTimer(min(pollLast, pollFirst<<min(tries, 10)))
 		select {
-		case <-time.After(min(pollLast, pollFirst<<min(tries, 10))):
+		case <-pause.C:
 		case <-ctx.Done():
+			pause.Stop()
 			return ctx.Err()
 		case <-c.gone:
+			pause.Stop()
 			return closedError("wait", key)
 		}
 	}

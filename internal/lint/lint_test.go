@@ -102,7 +102,7 @@ func TestLibrariesAreQuiet(t *testing.T) {
 	}
 	for _, p := range packages(t) {
 		name, ok := rel(p.ImportPath)
-		if !ok || under(name, "cmd", "bench", "fuzz", "interop", "internal/testenv", "internal/redistest", "connectors/connectortest") {
+		if !ok || under(name, "cmd", "bench", "fuzz", "interop", "examples", "internal/testenv", "internal/redistest", "connectors/connectortest") {
 			continue
 		}
 		for _, file := range p.GoFiles {

@@ -582,6 +582,9 @@ func (c *conversion) key(v any, k reflect.Value) error {
 func (c *conversion) structure(v any, dst reflect.Value) error {
 	t := dst.Type()
 	f := fieldsOf(t)
+	if len(f.list) == 0 && t.NumField() > 0 {
+		return mismatch(v, t) // a type with a life of its own, which its zero value would not be
+	}
 	if d, ok := c.pairs(v); ok {
 		for k, x := range d.All() {
 			name, ok := k.(string)
