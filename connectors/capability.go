@@ -305,15 +305,17 @@ const maxPause time.Duration = 1 << 62
 // Wait returns as soon as the object exists: by event if c is a [Waiter], else by polling. It ends with ctx, and with [ErrNotFound] after
 // p.Timeout.
 func Wait(ctx context.Context, c Connector, key Key, p Polling) error {
-	if p.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, p.Timeout,
-			fmt.Errorf("%w: waited %v for %s to be set", ErrNotFound, p.Timeout, FormatKey(key)))
-		defer cancel()
+	if p.Timeout <= 0 {
+		return wait(ctx, c, key, p)
 	}
-	err := wait(ctx, c, key, p)
-	if cause := context.Cause(ctx); err != nil && ctx.Err() != nil && errors.Is(cause, ErrNotFound) {
-		return cause // our own timeout, told apart from the caller's
+	deadline := time.Now().Add(p.Timeout)
+	bounded, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	err := wait(bounded, c, key, p)
+	// Our own timeout is told apart from the caller's by the clock, since a connection that was given the deadline may notice it before the
+	// context's timer has fired.
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && !time.Now().Before(deadline) {
+		return fmt.Errorf("%w: waited %v for %s to be set", ErrNotFound, p.Timeout, FormatKey(key))
 	}
 	return err
 }

@@ -378,6 +378,12 @@ func (s *encoding) container(v any) error {
 		s.op(opEmptyList)
 		s.remember(k)
 		return s.appends(v.Items)
+	case []Pair: // what ToGo makes of a dict whose keys Go cannot compare
+		d := NewDict()
+		for _, p := range v {
+			d.Set(p.Key, p.Value)
+		}
+		return s.value(d)
 	case *Dict:
 		if v == nil {
 			s.op(opNone)

@@ -406,3 +406,28 @@ func TestDump(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestPairs: what ToGo makes of a dict with keys that Go cannot compare is a dict again.
+func TestPairs(t *testing.T) {
+	d := NewDict()
+	d.Set([]byte("k"), int64(1))
+	d.Set(Tuple{int64(1), "x"}, "two")
+	plain, err := ToGo(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := plain.([]Pair); !ok {
+		t.Fatalf("ToGo gives %T", plain)
+	}
+	data, err := Marshal(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, ok := back.(*Dict); !ok || again.Len() != 2 {
+		t.Errorf("came back as %T", back)
+	}
+}
