@@ -57,8 +57,11 @@ func RedisConnector(host string, port int) connectors.Config {
 var ErrConfig = connectors.ErrConfig
 
 // uniqueName is the default store name: Python finds stores by name only, so that one name with another configuration would make proxies
-// unresolvable.
-func uniqueName(c connectors.Config) (string, error) {
+// unresolvable. Secrets are not in it: the name travels, and must not be a way to test guesses.
+func uniqueName(drivers *connectors.Registry, c connectors.Config) (string, error) {
+	if t, err := drivers.Travelling(c, false); err == nil {
+		c = t
+	}
 	canonical, err := c.Canonical()
 	if err != nil {
 		return "", err

@@ -44,7 +44,13 @@ func (f *Future[T]) Key() Key { return f.ref.key }
 
 // Set stores the value. It borrows v. Setting again replaces the object, but not what others have resolved already.
 func (f *Future[T]) Set(ctx context.Context, v T) error {
-	return f.ref.store.set(ctx, f.ref.key, v, f.put)
+	if err := f.ref.store.set(ctx, f.ref.key, v, f.put); err != nil {
+		return err
+	}
+	if f.put.lifetime != nil { // which may have ended before there was anything to evict
+		return f.ref.store.attach(ctx, f.put.lifetime, f.ref.key)
+	}
+	return nil
 }
 
 // Done reports whether the value is there.

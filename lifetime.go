@@ -21,7 +21,8 @@ type Lifetime interface {
 	Add(s *Store, keys ...Key) error
 	// Done reports whether the lifetime is over.
 	Done() bool
-	// Close ends the lifetime and evicts its objects. A second Close does nothing.
+	// Close ends the lifetime and evicts its objects. Those that could not be evicted are kept for a second Close; once all are gone it does
+	// nothing.
 	Close(ctx context.Context) error
 }
 
@@ -83,9 +84,20 @@ func (l *objects) Close(ctx context.Context) error {
 		}
 		if err := s.evictAll(ctx, all); err != nil {
 			errs = append(errs, fmt.Errorf("end of lifetime, store %s: %w", s.name, err))
+			l.keep(s, set)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// keep puts objects back that could not be evicted.
+func (l *objects) keep(s *Store, set map[Key]struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.keys == nil {
+		l.keys = map[*Store]map[Key]struct{}{}
+	}
+	l.keys[s] = set
 }
 
 // closeUnattended ends a lifetime that nobody is waiting for. ctx must not be over.

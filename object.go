@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"sync"
 	"time"
 
 	"github.com/proxyplane/proxyplane/cache"
@@ -104,7 +106,7 @@ func (s *Store) Put(ctx context.Context, v any, opts ...PutOption) (Key, error) 
 // attach hands keys to a lifetime; keys that it no longer takes must not outlive the failed call.
 func (s *Store) attach(ctx context.Context, l Lifetime, keys ...Key) error {
 	if err := l.Add(s, keys...); err != nil {
-		return errors.Join(err, connectors.EvictBatch(context.WithoutCancel(ctx), s.conn, keys))
+		return errors.Join(err, s.evictAll(context.WithoutCancel(ctx), keys))
 	}
 	return nil
 }
@@ -171,21 +173,37 @@ func keysID(keys []Key) string {
 // Get returns the object in its natural Go form; see [Get] for a form of your choice.
 func (s *Store) Get(ctx context.Context, key Key) (any, error) { return Get[any](ctx, s, key) }
 
-// isView reports whether T stands on the connector's memory, so that each caller needs a reference of its own.
+// isView reports whether T stands on the connector's memory or counts references of its own (an arrow table), so that each caller needs one for
+// itself and no value is shared.
 func isView[T any]() bool {
 	switch any((*T)(nil)).(type) {
+	case *[]byte, *string, *any:
+		return false
 	case **transport.Buffer, **serialize.Array, **serialize.Opaque:
 		return true
 	}
-	return false
+	t := reflect.TypeFor[T]()
+	view, ok := views.Load(t)
+	if !ok {
+		view, _ = views.LoadOrStore(t, t.Implements(releaserType))
+	}
+	return view.(bool)
 }
+
+// releaser is a value that counts references.
+type releaser interface{ Release() }
+
+var (
+	releaserType = reflect.TypeFor[releaser]()
+	views        sync.Map // reflect.Type to whether it is a releaser; asking reflection each time costs more than a cached get
+)
 
 // Get returns the object of a key as a T: from the cache, or from the connector, which concurrent callers share. The package comment says who
 // owns what. A missing object is [ErrNotFound]; an object that is no T is serialize.ErrType.
 func Get[T any](ctx context.Context, s *Store, key Key) (T, error) {
 	var none T
-	if key == nil {
-		return none, fmt.Errorf("%w: nil", connectors.ErrInvalidKey)
+	if err := s.checkKey(key); err != nil {
+		return none, err
 	}
 	if s.closed.Load() {
 		return none, fmt.Errorf("get from store %s: %w", s.name, connectors.ErrClosed)
@@ -213,27 +231,63 @@ func get[T any](ctx context.Context, s *Store, key Key) (v T, size int64, err er
 	return t.v, t.size, nil
 }
 
+// errPrivate is the error of a fetch whose value must not be shared: each caller decodes one for itself.
+var errPrivate = errors.New("value counts references")
+
 // valueOf returns an object's value through the cache. T is no view.
 func valueOf[T any](ctx context.Context, s *Store, key Key) (*target[T], error) {
-	if t := cached[T](s, key); t != nil {
-		return t, nil
-	}
 	id := key.Identity()
-	e, err := s.cache.FetchMissed(ctx, id, func(ctx context.Context) (cache.Entry, error) { return load[T](ctx, s, key) })
-	if err != nil {
-		return nil, err
-	}
-	e.Buf.Release()
-	t, ok := e.Value.(*target[T])
-	if !ok { // fetched at the same moment by somebody who asked for another type
-		if e, err = load[T](ctx, s, key); err != nil {
+	for range 3 {
+		if t := cached[T](s, key); t != nil {
+			return t, nil
+		}
+		mine := false
+		e, err := s.cache.FetchMissed(ctx, id, func(ctx context.Context) (cache.Entry, error) {
+			mine = true
+			t, err := load[T](ctx, s, key)
+			switch {
+			case err != nil:
+				return cache.Entry{}, err
+			case counts(t.v):
+				any(t.v).(releaser).Release()
+				return cache.Entry{}, errPrivate
+			}
+			return cache.Entry{Value: t, Size: t.cost()}, nil
+		})
+		s.metrics.AddCounter(metrics.CacheMisses, id, 1)
+		if errors.Is(err, errPrivate) || err != nil && !mine && errors.Is(err, serialize.ErrType) {
+			return load[T](ctx, s, key) // what did not fit somebody else's type may fit ours
+		}
+		if err != nil {
 			return nil, err
 		}
-		s.cache.Set(id, e)
-		t = e.Value.(*target[T])
+		e.Buf.Release()
+		if t, ok := e.Value.(*target[T]); ok {
+			return t, nil
+		}
+		// It is cached, or was just fetched, as another type. Only one is kept: ours from now on.
+		s.cache.Evict(id)
 	}
-	s.metrics.AddCounter(metrics.CacheMisses, id, 1)
-	return t, nil
+	return load[T](ctx, s, key) // two types that take turns; neither need be cached
+}
+
+// counts reports whether a value that was got as an any counts references. Those over static memory only look so.
+func counts(v any) bool {
+	switch v.(type) {
+	case *serialize.Array, *serialize.Opaque:
+		return false
+	}
+	_, ok := v.(releaser)
+	return ok
+}
+
+// cost returns what a value occupies in the cache: decoded pickles are several times as large as their bytes.
+func (t *target[T]) cost() int64 {
+	switch any(t.v).(type) {
+	case []byte, string, *serialize.Array, *serialize.Opaque:
+		return t.size
+	}
+	return 6 * t.size
 }
 
 // cached returns an object's value if the cache has it as a T, else nil. What it holds as another type is another value: Get[any] must not
@@ -255,11 +309,6 @@ func cached[T any](s *Store, key Key) *target[T] {
 // object returns the whole object, tag included, through the cache. The caller owns the Buffer.
 func (s *Store) object(ctx context.Context, key Key) (*transport.Buffer, error) {
 	id := key.Identity()
-	e, ok := s.cache.Get(id)
-	if ok && e.Buf != nil {
-		s.metrics.AddCounter(metrics.CacheHits, id, 1)
-		return e.Buf, nil
-	}
 	fetch := func(ctx context.Context) (cache.Entry, error) {
 		start := s.now()
 		buf, err := connectors.Map(ctx, s.conn, key)
@@ -270,37 +319,50 @@ func (s *Store) object(ctx context.Context, key Key) (*transport.Buffer, error) 
 		s.metrics.AddAttribute(metrics.GetObjectSize, id, int64(buf.Len()))
 		return cache.Entry{Buf: buf, Size: int64(buf.Len())}, nil
 	}
-	e, err := s.cache.FetchMissed(ctx, id, fetch)
-	if err == nil && e.Buf == nil { // fetched at the same moment by somebody who asked for a value
-		if e, err = fetch(ctx); err == nil {
-			s.cache.Set(id, e)
+	for range 3 {
+		if e, ok := s.cache.Get(id); ok && e.Buf != nil {
+			s.metrics.AddCounter(metrics.CacheHits, id, 1)
+			return e.Buf, nil
 		}
+		mine := false
+		e, err := s.cache.FetchMissed(ctx, id, func(ctx context.Context) (cache.Entry, error) {
+			mine = true
+			return fetch(ctx)
+		})
+		s.metrics.AddCounter(metrics.CacheMisses, id, 1)
+		if err != nil && !mine && (errors.Is(err, serialize.ErrType) || errors.Is(err, errPrivate)) {
+			break // somebody else's decoding failed, not the fetch
+		}
+		if err != nil || e.Buf != nil {
+			return e.Buf, err
+		}
+		s.cache.Evict(id) // it is cached as a value; see valueOf
 	}
-	s.metrics.AddCounter(metrics.CacheMisses, id, 1)
+	e, err := fetch(ctx)
 	return e.Buf, err
 }
 
 // load gets an object from the connector and decodes it into a value.
-func load[T any](ctx context.Context, s *Store, key Key) (cache.Entry, error) {
+func load[T any](ctx context.Context, s *Store, key Key) (*target[T], error) {
 	start := s.now()
 	obj, err := connectors.GetBytes(ctx, s.conn, key)
 	if err != nil {
-		return cache.Entry{}, err
+		return nil, err
 	}
 	s.stage(metrics.GetConnector, key, start)
-	return entryOf[T](s, key, obj)
+	return valueIn[T](s, key, obj)
 }
 
-// entryOf decodes an object in memory that the garbage collector owns into a cached value.
-func entryOf[T any](s *Store, key Key, obj []byte) (cache.Entry, error) {
+// valueIn decodes an object in memory that the garbage collector owns.
+func valueIn[T any](s *Store, key Key, obj []byte) (*target[T], error) {
 	start := s.now()
 	v, err := decode[T](s, key, transport.Static(obj)) // arrays in v are shared by all who get it, and need no Release
 	if err != nil {
-		return cache.Entry{}, err
+		return nil, err
 	}
 	s.stage(metrics.GetDeserialize, key, start)
 	s.metrics.AddAttribute(metrics.GetObjectSize, key.Identity(), int64(len(obj)))
-	return cache.Entry{Value: &target[T]{v: v, size: int64(len(obj))}, Size: int64(len(obj))}, nil
+	return &target[T]{v: v, size: int64(len(obj))}, nil
 }
 
 // decode makes a T of an object. It borrows obj; views hold a reference of their own.
@@ -317,14 +379,15 @@ func (s *Store) GetBatch(ctx context.Context, keys []Key) ([]any, error) {
 	return GetBatch[any](ctx, s, keys)
 }
 
-// GetBatch returns the objects of many keys as Ts, in order. Objects that are cached are not fetched again. If any is missing or no T, its place
-// holds the zero T and the error tells of each; the others are valid all the same, and views among them must be released.
+// GetBatch returns the objects of many keys as Ts, in order. Objects that are cached are not fetched again; what is fetched is not cached, since it
+// would be a moment old. If any is missing or no T, its place holds the zero T and the error tells of each; the others are valid all the same, and
+// views among them must be released.
 func GetBatch[T any](ctx context.Context, s *Store, keys []Key) ([]T, error) {
 	values := make([]T, len(keys))
 	var missing []int
 	for i, k := range keys {
-		if k == nil {
-			return nil, fmt.Errorf("key %d of the batch: %w: nil", i, connectors.ErrInvalidKey)
+		if err := s.checkKey(k); err != nil {
+			return nil, fmt.Errorf("key %d of the batch: %w", i, err)
 		}
 		if !s.cache.Has(k.Identity()) {
 			missing = append(missing, i)
@@ -348,7 +411,7 @@ func GetBatch[T any](ctx context.Context, s *Store, keys []Key) ([]T, error) {
 	for i, k := range keys {
 		var err error
 		if buf, ok := fetched[i]; ok {
-			values[i], err = keep[T](s, k, buf)
+			values[i], err = decodeFetched[T](s, k, buf)
 		} else {
 			values[i], err = Get[T](ctx, s, k)
 		}
@@ -359,22 +422,20 @@ func GetBatch[T any](ctx context.Context, s *Store, keys []Key) ([]T, error) {
 	return values, errors.Join(errs...)
 }
 
-// keep decodes a fetched object and caches it. It takes buf, which is nil for a missing object.
-func keep[T any](s *Store, key Key, buf *transport.Buffer) (v T, err error) {
+// decodeFetched decodes a fetched object. It takes buf, which is nil for a missing object.
+func decodeFetched[T any](s *Store, key Key, buf *transport.Buffer) (v T, err error) {
 	if buf == nil {
 		return v, ErrNotFound
 	}
 	if isView[T]() {
 		defer buf.Release()
-		s.cache.Set(key.Identity(), cache.Entry{Buf: buf, Size: int64(buf.Len())})
 		return decode[T](s, key, buf)
 	}
-	e, err := entryOf[T](s, key, buf.Detach())
+	t, err := valueIn[T](s, key, buf.Detach())
 	if err != nil {
 		return v, err
 	}
-	s.cache.Set(key.Identity(), e)
-	return e.Value.(*target[T]).v, nil
+	return t.v, nil
 }
 
 // GetObject returns the whole object as it is stored, tag included, past cache and codecs. The caller owns the Buffer.
@@ -384,8 +445,8 @@ func (s *Store) GetObject(ctx context.Context, key Key) (*transport.Buffer, erro
 
 // Exists reports whether the object is there now, in the cache or in the connector.
 func (s *Store) Exists(ctx context.Context, key Key) (bool, error) {
-	if key == nil {
-		return false, fmt.Errorf("%w: nil", connectors.ErrInvalidKey)
+	if err := s.checkKey(key); err != nil {
+		return false, err
 	}
 	ctx, op := s.begin(ctx, metrics.Exists)
 	ok := s.Cached(key)
@@ -400,12 +461,23 @@ func (s *Store) Exists(ctx context.Context, key Key) (bool, error) {
 }
 
 // Cached reports whether a Get would be answered from the cache.
-func (s *Store) Cached(key Key) bool { return s.cache.Has(key.Identity()) }
+func (s *Store) Cached(key Key) bool { return s.checkKey(key) == nil && s.cache.Has(key.Identity()) }
+
+// checkKey refuses what no object of this store can have: a key of another kind could have the same identity as one of ours in the cache.
+func (s *Store) checkKey(key Key) error {
+	if key == nil {
+		return fmt.Errorf("%w: nil", connectors.ErrInvalidKey)
+	}
+	if kind := key.Kind(); s.kind != "" && kind != s.kind {
+		return fmt.Errorf("%w: a %s key; store %s needs %s keys", connectors.ErrInvalidKey, kind, s.name, s.kind)
+	}
+	return nil
+}
 
 // Evict deletes the object, from this store's cache too. A missing object is not an error.
 func (s *Store) Evict(ctx context.Context, key Key) error {
-	if key == nil {
-		return fmt.Errorf("%w: nil", connectors.ErrInvalidKey)
+	if err := s.checkKey(key); err != nil {
+		return err
 	}
 	ctx, op := s.begin(ctx, metrics.Evict)
 	start := s.now()
@@ -448,6 +520,9 @@ func (s *Store) set(ctx context.Context, key Key, v any, o putOptions) error {
 // is known, else negative; a known one lets a multi connector choose. If r fails, or gives another number of bytes, nothing stays behind.
 func (s *Store) PutReader(ctx context.Context, r io.Reader, size int64, opts ...PutOption) (key Key, err error) {
 	o := putOpts(opts)
+	if o.tags.Subset != nil || o.tags.Superset != nil {
+		return nil, fmt.Errorf("%w: Tags with a stream; put the object as a whole", errors.ErrUnsupported)
+	}
 	ctx, op := s.begin(ctx, metrics.Put)
 	var n int64
 	defer func() { op.end(ctx, key, n, err) }()
@@ -536,7 +611,7 @@ func (s *Store) OpenReader(ctx context.Context, key Key) (*ObjectReader, error) 
 	n, err := io.ReadFull(r, prefix)
 	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		var tag string
-		if tag, _, err = serialize.PayloadOffset(prefix[:n]); err == nil {
+		if tag, _, err = s.codecs.PayloadOffset(prefix[:n]); err == nil {
 			return &ObjectReader{r, tag}, nil
 		}
 	}

@@ -31,7 +31,8 @@ type Policy struct {
 	Dirs []string
 	// OnlyDirs, if set, allows nothing but Dirs: the user's own directories are not enough.
 	OnlyDirs bool
-	// Secrets gives the passwords that a proxy's connector needs and that never travel, by kind; nil gives none.
+	// Secrets gives the passwords that a proxy's connector needs and that never travel; nil gives none. A proxy names any server that the policy
+	// allows, so that Secrets must look at c's host and port before it gives one away, not at the kind alone.
 	Secrets func(kind string, c connectors.Config) map[string]any
 }
 

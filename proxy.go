@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,9 +59,15 @@ type Proxy[T any] struct {
 	ref    reference
 	target atomic.Pointer[target[T]]
 
-	mu      sync.Mutex
-	busy    bool          // somebody is fetching
-	waiting chan struct{} // closed when that ends; made by the first who waits
+	mu     sync.Mutex
+	flight *flight // of whoever is fetching, else nil
+	age    int     // counts what made an older fetch worthless: Forget, an update
+}
+
+// flight is one fetch on behalf of all who ask meanwhile.
+type flight struct {
+	done chan struct{} // made by the first who waits
+	err  error         // set before done is closed
 }
 
 // target is a resolved proxy's object. One target may be in the cache and in many proxies at once, so it does not change.
@@ -68,6 +75,7 @@ type target[T any] struct {
 	v       T
 	size    int64             // of the object in bytes
 	obj     *transport.Buffer // for views instead of v: the object that each resolver gets a view of
+	codecs  *serialize.Codecs // that make the view
 	cleanup runtime.Cleanup   // for views, which are never shared: gives obj back with the proxy
 }
 
@@ -135,8 +143,12 @@ func checkProxiable(v any, o putOptions) error {
 	if o.evict && o.lifetime != nil {
 		return errEvictAndLifetime
 	}
-	switch v.(type) {
-	case nil, bool:
+	r := reflect.ValueOf(v)
+	for r.Kind() == reflect.Pointer && !r.IsNil() {
+		r = r.Elem()
+	}
+	switch {
+	case v == nil, r.Kind() == reflect.Bool, r.Kind() == reflect.Pointer:
 		return fmt.Errorf("%w: %T, since a proxy of Python's None, True or False would be true for every test; put it by value", ErrNotProxiable, v)
 	}
 	return nil
@@ -186,21 +198,28 @@ func (p *Proxy[T]) Resolved() bool { return p.target.Load() != nil }
 // Bind makes a received proxy find its store in r instead of in the process's default Stores. Call it before Resolve.
 func (p *Proxy[T]) Bind(r *Stores) { p.ref.stores = r }
 
-// Store returns the store that the proxy's object is in: the one that made it, one registered under its name with an equal connector, or else
-// one opened now if the policy for received proxies allows it. It stays open until its Stores are closed.
+// Store returns the store that the proxy's object is in: the one that made it, one that is open here under its name with an equal connector, or else
+// one opened now if the policy for received proxies allows it. It stays open until its Stores are closed, or need the place for another.
 func (p *Proxy[T]) Store(ctx context.Context) (*Store, error) {
 	p.mu.Lock()
-	s := p.ref.store
+	ref := p.ref
 	p.mu.Unlock()
-	if s != nil {
-		return s, nil
-	}
-	if p.ref.received == nil {
+	var s *Store
+	var err error
+	switch {
+	case ref.store != nil && !ref.store.closed.Load():
+		return ref.store, nil
+	case ref.received != nil:
+		s, err = ref.home().receivedStore(ctx, *ref.received, strings.HasPrefix(ref.form, "pickle"))
+	case ref.store == nil:
 		return nil, errEmptyProxy
+	default: // it was closed, and perhaps opened again
+		if s = ref.home().find(ref.store.Config(), false); s == nil {
+			return ref.store, nil // whose errors say that it is closed
+		}
 	}
-	s, err := p.ref.home().receivedStore(ctx, *p.ref.received)
 	if err != nil {
-		return nil, fmt.Errorf("proxy of %s: %w", connectors.FormatKey(p.ref.key), err)
+		return nil, fmt.Errorf("proxy of %s: %w", connectors.FormatKey(ref.key), err)
 	}
 	p.mu.Lock()
 	p.ref.store = s
@@ -233,39 +252,49 @@ func (p *Proxy[T]) Resolve(ctx context.Context) (T, error) {
 			return t.v, nil
 		}
 		p.mu.Lock()
-		if !p.busy {
-			p.busy = true
+		f := p.flight
+		if f == nil {
+			f = &flight{}
+			p.flight = f
+			age := p.age
 			p.mu.Unlock()
-			return p.lead(ctx)
+			return p.lead(ctx, f, age)
 		}
-		if p.waiting == nil {
-			p.waiting = make(chan struct{})
+		if f.done == nil {
+			f.done = make(chan struct{})
 		}
-		done := p.waiting
+		done := f.done
 		p.mu.Unlock()
+		var none T
 		select {
-		case <-done: // resolved, or failed for its caller: then it is our turn
+		case <-done:
 		case <-ctx.Done():
-			var none T
 			return none, ctx.Err()
+		}
+		if f.err != nil && !errors.Is(f.err, context.Canceled) && !errors.Is(f.err, context.DeadlineExceeded) {
+			return none, f.err // but if only its caller gave up, it is our turn
 		}
 	}
 }
 
 // glance returns the object if the store that made the proxy has it cached and nothing but reading it is to be done.
 func (p *Proxy[T]) glance() *target[T] {
-	if p.ref.received != nil || p.ref.store == nil || p.ref.evict || isView[T]() || p.ref.store.traced() {
+	p.mu.Lock()
+	s := p.ref.store
+	p.mu.Unlock()
+	if s == nil || p.ref.evict || isView[T]() || s.traced() {
 		return nil
 	}
-	return cached[T](p.ref.store, p.ref.key)
+	return cached[T](s, p.ref.key)
 }
 
 // lead resolves on behalf of everybody who waits.
-func (p *Proxy[T]) lead(ctx context.Context) (T, error) {
+func (p *Proxy[T]) lead(ctx context.Context, f *flight, age int) (v T, err error) {
 	defer func() {
 		p.mu.Lock()
-		done := p.waiting
-		p.busy, p.waiting = false, nil
+		f.err = err
+		done := f.done
+		p.flight = nil
 		p.mu.Unlock()
 		if done != nil {
 			close(done)
@@ -278,12 +307,27 @@ func (p *Proxy[T]) lead(ctx context.Context) (T, error) {
 	}
 	t, err := p.fetch(ctx)
 	if err != nil {
-		var none T
-		return none, err
+		return v, err
 	}
-	v, _, err := p.lend(t) // before anybody can Forget it
-	p.target.Store(t)
+	v, _, err = p.lend(t) // before anybody can Forget it
+	p.mu.Lock()
+	fresh := p.age == age
+	if fresh {
+		p.target.Store(t)
+	}
+	p.mu.Unlock()
+	if !fresh { // forgotten or replaced meanwhile: right for us, who asked before, and for nobody after
+		t.drop()
+	}
 	return v, err
+}
+
+// drop gives back what a target holds.
+func (t *target[T]) drop() {
+	if t.obj != nil {
+		t.cleanup.Stop()
+		t.obj.Release()
+	}
 }
 
 // fetch gets the object from the store.
@@ -346,8 +390,8 @@ func fetchTarget[T any](ctx context.Context, s *Store, key Key) (*target[T], err
 		obj.Release()
 		return nil, err
 	}
-	any(v).(interface{ Release() }).Release()
-	return &target[T]{obj: obj}, nil
+	any(v).(releaser).Release()
+	return &target[T]{obj: obj, codecs: s.codecs}, nil
 }
 
 // lend returns a target's value, for a view with a reference of the caller's own. It reports false if the target was forgotten meanwhile.
@@ -359,7 +403,7 @@ func (p *Proxy[T]) lend(t *target[T]) (v T, ok bool, err error) {
 		return v, false, nil
 	}
 	defer t.obj.Release()
-	v, err = serialize.DecodeAs[T](p.ref.store.codecs, t.obj)
+	v, err = serialize.DecodeAs[T](t.codecs, t.obj)
 	return v, true, err
 }
 
@@ -371,18 +415,23 @@ func (p *Proxy[T]) ResolveAsync(ctx context.Context) {
 	}
 	go func() {
 		v, err := p.Resolve(ctx)
-		if r, ok := any(v).(interface{ Release() }); ok && err == nil && isView[T]() {
+		if r, ok := any(v).(releaser); ok && err == nil && isView[T]() {
 			r.Release()
 		}
 	}()
 }
 
 // Forget drops the resolved object, so that the next Resolve fetches it again. Values and views handed out stay valid.
-func (p *Proxy[T]) Forget() {
-	t := p.target.Swap(nil)
-	if t != nil && t.obj != nil {
-		t.cleanup.Stop()
-		t.obj.Release()
+func (p *Proxy[T]) Forget() { p.become(nil) }
+
+// become replaces the resolved object, if any, by t, also for a fetch that is under way. t may be nil.
+func (p *Proxy[T]) become(t *target[T]) {
+	p.mu.Lock()
+	p.age++
+	old := p.target.Swap(t)
+	p.mu.Unlock()
+	if old != nil {
+		old.drop()
 	}
 }
 

@@ -367,9 +367,9 @@ func (r *reference) fromPolling(field func(string) any) error {
 	set(&j.Interval, read("_polling_interval"))
 	set(&j.Backoff, read("_polling_backoff_factor"))
 	j.Limit, j.Timeout = read("_polling_interval_limit"), read("_polling_timeout")
-	for _, f := range []*float64{j.Limit, j.Timeout} {
-		if f != nil && math.IsInf(*f, 1) {
-			*f = 0 // no limit
+	for _, f := range []**float64{&j.Limit, &j.Timeout} {
+		if *f != nil && math.IsInf(**f, 1) {
+			*f = nil // no limit
 		}
 	}
 	var err error
@@ -522,5 +522,12 @@ func localObjects(options *pickle.Dict) error {
 	return nil
 }
 
-// UnmarshalPickle makes p the proxy that is part of a larger pickle, so that containers of proxies can be got from a store.
-func (p *Proxy[T]) UnmarshalPickle(v any) error { return p.receive(fromPickle(v)) }
+// UnmarshalPickleFor makes p the proxy that is part of a larger pickle, so that containers of proxies can be got from a store. Such a proxy finds its
+// own store where the one around it came from, under the same policy.
+func (p *Proxy[T]) UnmarshalPickleFor(owner, v any) error {
+	r, err := fromPickle(v)
+	if stores, ok := owner.(*Stores); ok && p.ref.stores == nil {
+		p.ref.stores = stores
+	}
+	return p.receive(r, err)
+}

@@ -88,6 +88,7 @@ func (o *Owned[T]) Key() Key { return o.p.ref.key }
 
 // Resolve returns the object.
 func (o *Owned[T]) Resolve(ctx context.Context) (T, error) {
+	defer runtime.KeepAlive(o) // or its object could be evicted while it is on its way
 	if err := o.st.valid(); err != nil {
 		var none T
 		return none, err
@@ -157,6 +158,7 @@ func (p *Proxy[T]) share(f Flavour) *Proxy[T] {
 
 // Clone copies the object in its store, byte for byte, and returns the copy's owner.
 func (o *Owned[T]) Clone(ctx context.Context) (*Owned[T], error) {
+	defer runtime.KeepAlive(o)
 	if err := o.st.valid(); err != nil {
 		return nil, err
 	}
@@ -179,10 +181,19 @@ func (o *Owned[T]) Clone(ctx context.Context) (*Owned[T], error) {
 // Update replaces the object by v, in the store and in this owner. It needs an unborrowed owner ([ErrBorrowed]) and a connector that can set a
 // key (errors.ErrUnsupported). What other processes have resolved or cached stays as it was. It borrows v, and keeps it if it is no view.
 func (o *Owned[T]) Update(ctx context.Context, v T) error {
-	if err := o.st.unborrowed(func() {}); err != nil {
+	defer runtime.KeepAlive(o)
+	if err := o.st.unborrowed(func() { o.st.mutable = true }); err != nil { // so that nobody borrows or closes meanwhile
 		return err
 	}
+	defer o.st.change(func() { o.st.mutable = false })
 	return update(ctx, o.p, v)
+}
+
+// change runs f with the lock held.
+func (st *ownership) change(f func()) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	f()
 }
 
 func update[T any](ctx context.Context, p *Proxy[T], v T) error {
@@ -193,27 +204,34 @@ func update[T any](ctx context.Context, p *Proxy[T], v T) error {
 	if err := s.set(ctx, p.ref.key, v, putOptions{}); err != nil {
 		return err
 	}
-	p.Forget()
-	if !isView[T]() {
-		p.target.Store(&target[T]{v: v})
+	if isView[T]() {
+		p.become(nil)
+	} else {
+		p.become(&target[T]{v: v})
 	}
 	return nil
 }
 
-// Close evicts the object and ends the ownership. It fails with [ErrBorrowed] while somebody borrows. A second Close does nothing.
+// Close evicts the object and ends the ownership. It fails with [ErrBorrowed] while somebody borrows. If the object cannot be evicted it is still
+// owned, and Close may be called again. Once it has succeeded, a second Close does nothing.
 func (o *Owned[T]) Close(ctx context.Context) error {
+	defer runtime.KeepAlive(o)
 	if err := o.st.valid(); err != nil {
 		return nil
 	}
 	if err := o.st.unborrowed(func() { o.st.gone = true }); err != nil {
 		return err
 	}
-	o.cleanup.Stop()
 	s, err := o.p.Store(ctx)
+	if err == nil {
+		err = s.Evict(ctx, o.Key())
+	}
 	if err != nil {
+		o.st.change(func() { o.st.gone = false })
 		return err
 	}
-	return s.Evict(ctx, o.Key())
+	o.cleanup.Stop()
+	return nil
 }
 
 // Release gives the object up without evicting it and returns its plain proxy: from now on nobody owns it.
@@ -248,7 +266,8 @@ type borrowed[T any] struct {
 	owner *Owned[T] // keeps the owner, and so the object, alive
 	back  func()    // returns the borrow, with the owner's lock held
 	once  sync.Once
-	over  bool // guarded by the owner's lock
+	over  bool       // guarded by the owner's lock
+	write sync.Mutex // held while a RefMut updates: the borrow goes back after that
 }
 
 // Key returns the key of the object.
@@ -256,6 +275,7 @@ func (b *borrowed[T]) Key() Key { return b.p.ref.key }
 
 // Resolve returns the object.
 func (b *borrowed[T]) Resolve(ctx context.Context) (T, error) {
+	defer runtime.KeepAlive(b.owner)
 	if err := b.valid(); err != nil {
 		var none T
 		return none, err
@@ -275,6 +295,8 @@ func (b *borrowed[T]) valid() error {
 // Release returns the borrow; the reference is invalid afterwards. A second Release does nothing.
 func (b *borrowed[T]) Release() {
 	b.once.Do(func() {
+		b.write.Lock()
+		defer b.write.Unlock()
 		b.owner.st.mu.Lock()
 		defer b.owner.st.mu.Unlock()
 		b.over = true
@@ -285,6 +307,7 @@ func (b *borrowed[T]) Release() {
 // Pickle returns the reference for another process, which this process's owner cannot see: until it is known to be done, do not Close the
 // owner. The borrow itself stays, and is the caller's to Release.
 func (b *borrowed[T]) Pickle(opts ...PickleOption) ([]byte, error) {
+	defer runtime.KeepAlive(b.owner)
 	if err := b.valid(); err != nil {
 		return nil, err
 	}
@@ -299,6 +322,9 @@ type RefMut[T any] struct{ borrowed[T] }
 
 // Update replaces the object by v. It borrows v, and keeps it if it is no view. The owner resolves to the new object too.
 func (r *RefMut[T]) Update(ctx context.Context, v T) error {
+	defer runtime.KeepAlive(r.owner)
+	r.write.Lock()
+	defer r.write.Unlock()
 	if err := r.valid(); err != nil {
 		return err
 	}

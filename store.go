@@ -36,6 +36,7 @@ const defaultCacheBytes = 256 << 20
 // from many goroutines at once.
 type Store struct {
 	name    string
+	kind    string // of the keys, empty for a connector that nobody knows
 	conn    connectors.Connector
 	cfg     Config // without Connector, which the connector itself tells
 	stores  *Stores
@@ -46,8 +47,8 @@ type Store struct {
 	log     *slog.Logger
 	tracer  trace.Tracer // nil if off
 
-	// identity is computed once: the canonical configurations by which a received proxy recognises this store.
-	identity func() []string
+	// identity is computed once: the canonical configurations by which a received proxy recognises this store, as Go and as Python write them.
+	identity func() [2][]string
 
 	closed  atomic.Bool
 	closing sync.Once
@@ -67,6 +68,7 @@ type storeOptions struct {
 	tracer     trace.Tracer
 	wrap       []func(connectors.Connector) connectors.Connector
 	received   bool
+	confirm    func(connectors.Location) error
 	secrets    func(kind string, c connectors.Config) map[string]any
 }
 
@@ -157,7 +159,7 @@ func Open(ctx context.Context, cfg Config, opts ...Option) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := o.drivers.Open(ctx, cfg.Connector, &connectors.Env{Logger: o.log, Received: o.received, Secrets: o.secrets})
+	c, err := o.drivers.Open(ctx, cfg.Connector, &connectors.Env{Logger: o.log, Received: o.received, Confirm: o.confirm, Secrets: o.secrets})
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", cfg.Name, err)
 	}
@@ -185,7 +187,7 @@ func newStore(cfg Config, c connectors.Connector, o storeOptions) (*Store, error
 	}
 	if cfg.Name == "" {
 		var err error
-		if cfg.Name, err = uniqueName(c.Config()); err != nil {
+		if cfg.Name, err = uniqueName(o.drivers, c.Config()); err != nil {
 			return nil, err
 		}
 	}
@@ -197,7 +199,7 @@ func newStore(cfg Config, c connectors.Connector, o storeOptions) (*Store, error
 		return nil, err
 	}
 	s := &Store{
-		name: cfg.Name, conn: c, cfg: cfg, stores: o.stores, drivers: o.drivers, codecs: o.codecs, cache: rc, log: o.log,
+		name: cfg.Name, kind: keyKind(c.Config().Kind), conn: c, cfg: cfg, stores: o.stores, drivers: o.drivers, codecs: o.codecs.For(o.stores), cache: rc, log: o.log,
 		tracer: o.tracer,
 	}
 	s.identity = sync.OnceValue(s.identities)
@@ -217,6 +219,9 @@ func newStore(cfg Config, c connectors.Connector, o storeOptions) (*Store, error
 
 // Name returns the name by which Python finds the store.
 func (s *Store) Name() string { return s.name }
+
+// String names the store without its configuration, in which there may be secrets.
+func (s *Store) String() string { return fmt.Sprintf("Store(%s, %s)", s.name, s.conn.Config().Kind) }
 
 // Connector lends the connector, decorators included.
 func (s *Store) Connector() connectors.Connector { return s.conn }
@@ -256,22 +261,36 @@ func (s *Store) close(closeConnector func() error) error {
 	return s.closeE
 }
 
-// identities returns the canonical forms of this store's connector as a proxy could carry them: written by Go and written for Python, with all
-// options as the connector tells them and with those that it was opened with.
-func (s *Store) identities() []string {
-	return append(travellingForms(s.drivers, s.conn.Config()), travellingForms(s.drivers, s.cfg.Connector)...)
-}
-
-func travellingForms(drivers *connectors.Registry, cfg connectors.Config) []string {
-	var ids []string
-	for _, python := range []bool{false, true} {
-		if c, err := drivers.Travelling(cfg, python); err == nil {
-			if id, err := c.Canonical(); err == nil {
-				ids = append(ids, string(id))
+// identities returns the canonical forms of this store's connector as a proxy could carry them, written by Go and written for Python: with all
+// options as the connector tells them, and with those that it was opened with.
+func (s *Store) identities() (ids [2][]string) {
+	for form, python := range []bool{false, true} {
+		for _, cfg := range []connectors.Config{s.conn.Config(), s.cfg.Connector} {
+			if id := travellingForm(s.drivers, cfg, python); id != "" {
+				ids[form] = append(ids[form], id)
 			}
 		}
 	}
 	return ids
+}
+
+// travellingForm returns what identifies a configuration as Go or as Python sees it, empty for one that cannot travel so.
+func travellingForm(drivers *connectors.Registry, cfg connectors.Config, python bool) string {
+	c, err := drivers.Travelling(cfg, python)
+	if err != nil {
+		return ""
+	}
+	id, err := c.Canonical()
+	if err != nil {
+		return ""
+	}
+	return string(id)
+}
+
+// keyKind returns the short kind of a connector's keys, empty if it is none of the known ones.
+func keyKind(kind string) string {
+	k, _ := connectors.LookupKind(kind)
+	return k.Kind
 }
 
 // traced reports whether somebody records operations, so that shortcuts must not leave any out.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 
@@ -20,21 +19,30 @@ type Stores struct {
 	drivers *connectors.Registry
 	policy  Policy
 	options []Option // for the stores that proxies open
-	log     *slog.Logger
+	most    int      // stores that proxies may hold open at once
 
 	mu       sync.Mutex
 	named    map[string]*Store
 	open     map[*Store]struct{} // all that are open here, so that a proxy that comes back finds the store that made it
 	received map[string]*opening // opened for received proxies, by name and canonical configuration
+	uses     int64               // counts up, to tell which received store was used last
 	closed   bool
 }
 
 // opening is a store that a proxy asked for. Whoever comes second waits for the first.
 type opening struct {
 	done  chan struct{}
-	store *Store
+	store *Store // with err, valid once done is closed
 	err   error
+	used  int64 // when it was asked for last, by Stores.uses
 }
+
+// maxReceived bounds the stores that received proxies hold open, and receivedCacheBytes each one's cache: whoever sends many proxies of many stores
+// must not take all descriptors and memory.
+const (
+	maxReceived        = 64
+	receivedCacheBytes = 32 << 20
+)
 
 // StoresOption changes how a Stores works.
 type StoresOption func(*Stores)
@@ -45,12 +53,16 @@ func WithPolicy(p Policy) StoresOption { return func(r *Stores) { r.policy = p }
 // WithStoreOptions sets the options of stores that received proxies open: a cache size, a logger, a decorator.
 func WithStoreOptions(opts ...Option) StoresOption { return func(r *Stores) { r.options = opts } }
 
+// WithMaxReceived bounds how many stores received proxies hold open at once. The one that was not used for longest is closed for the next; its proxies
+// open it again when they need it. The default is 64.
+func WithMaxReceived(n int) StoresOption { return func(r *Stores) { r.most = max(n, 1) } }
+
 // WithRegistry sets the drivers that open connectors. The default has every driver of this module.
 func WithRegistry(d *connectors.Registry) StoresOption { return func(r *Stores) { r.drivers = d } }
 
 // NewStores returns an empty set.
 func NewStores(opts ...StoresOption) *Stores {
-	r := &Stores{drivers: defaultDrivers(), named: map[string]*Store{}, open: map[*Store]struct{}{}, received: map[string]*opening{}}
+	r := &Stores{drivers: defaultDrivers(), most: maxReceived, named: map[string]*Store{}, open: map[*Store]struct{}{}, received: map[string]*opening{}}
 	for _, opt := range opts {
 		opt(r)
 	}
@@ -126,14 +138,14 @@ func (r *Stores) Names() []string {
 // proxies does not apply. Unlike in Python, a registered store with another connector is an error and not a silent surprise.
 func (r *Stores) GetOrCreate(ctx context.Context, cfg Config, opts ...Option) (*Store, error) {
 	if cfg.Name == "" {
-		name, err := uniqueName(cfg.Connector)
+		name, err := uniqueName(r.drivers, cfg.Connector)
 		if err != nil {
 			return nil, err
 		}
 		cfg.Name = name
 	}
 	if s, ok := r.Get(cfg.Name); ok {
-		if !s.is(cfg.Connector) {
+		if !s.is(cfg.Connector, false) && !s.is(cfg.Connector, true) {
 			return nil, fmt.Errorf("%w: %q has another connector (%s)", ErrStoreExists, cfg.Name, s.conn.Config().Kind)
 		}
 		return s, nil
@@ -146,14 +158,20 @@ func (r *Stores) GetOrCreate(ctx context.Context, cfg Config, opts ...Option) (*
 	return s, err
 }
 
-// is reports whether cfg, as it came in a proxy or as it was opened, describes this store's connector.
-func (s *Store) is(cfg connectors.Config) bool {
-	return slices.ContainsFunc(travellingForms(s.drivers, cfg), func(id string) bool { return slices.Contains(s.identity(), id) })
+// is reports whether cfg describes this store's connector, as a proxy written by Go or by Python carries it.
+func (s *Store) is(cfg connectors.Config, python bool) bool {
+	form := 0
+	if python {
+		form = 1
+	}
+	id := travellingForm(s.drivers, cfg, python)
+	return id != "" && slices.Contains(s.identity()[form], id)
 }
 
-// receivedStore returns the store of a received proxy: one of that name and connector that is open here, or one opened under the policy.
-func (r *Stores) receivedStore(ctx context.Context, cfg Config) (*Store, error) {
-	if s := r.find(cfg); s != nil {
+// receivedStore returns the store of a received proxy: one of that name and connector that is open here, or one opened under the policy. python says
+// that Python wrote the configuration, or that it was written for Python.
+func (r *Stores) receivedStore(ctx context.Context, cfg Config, python bool) (*Store, error) {
+	if s := r.find(cfg, python); s != nil {
 		return s, nil
 	}
 	canonical, err := cfg.Connector.Canonical()
@@ -172,7 +190,15 @@ func (r *Stores) receivedStore(ctx context.Context, cfg Config) (*Store, error) 
 			o = &opening{done: make(chan struct{})}
 			r.received[id] = o
 		}
+		r.uses++
+		o.used = r.uses
+		oldest := r.surplus()
 		r.mu.Unlock()
+		if oldest != nil { // calls in flight end first; its proxies will look again
+			if err := oldest.CloseClear(context.WithoutCancel(ctx), false); err != nil {
+				oldest.log.Warn("store of received proxies not closed cleanly", "store", oldest.name, "error", err)
+			}
+		}
 		if !ok {
 			return r.openFor(ctx, id, o, cfg)
 		}
@@ -181,15 +207,39 @@ func (r *Stores) receivedStore(ctx context.Context, cfg Config) (*Store, error) 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if o.err == nil {
+		if o.err == nil && !o.store.closed.Load() {
 			return o.store, nil
 		}
-		// It failed for somebody else, perhaps because of their context; try on our own account.
+		// It failed for somebody else, perhaps because of their context, or is closed by now; try on our own account.
+		r.mu.Lock()
+		if r.received[id] == o {
+			delete(r.received, id)
+		}
+		r.mu.Unlock()
 	}
 }
 
+// surplus returns the store that was not used for longest if there are too many, and forgets it. With the lock held.
+func (r *Stores) surplus() *Store {
+	if len(r.received) <= r.most {
+		return nil
+	}
+	var oldest string
+	for id, o := range r.received {
+		if o.store != nil && (oldest == "" || o.used < r.received[oldest].used) {
+			oldest = id
+		}
+	}
+	if oldest == "" {
+		return nil // all are just being opened
+	}
+	s := r.received[oldest].store
+	delete(r.received, oldest)
+	return s
+}
+
 // find returns an open store of that name and connector, the registered one first.
-func (r *Stores) find(cfg Config) *Store {
+func (r *Stores) find(cfg Config, python bool) *Store {
 	r.mu.Lock()
 	candidates := make([]*Store, 0, 2)
 	if s, ok := r.named[cfg.Name]; ok {
@@ -202,7 +252,7 @@ func (r *Stores) find(cfg Config) *Store {
 	}
 	r.mu.Unlock()
 	for _, s := range candidates {
-		if s.is(cfg.Connector) {
+		if !s.closed.Load() && s.is(cfg.Connector, python) {
 			return s
 		}
 	}
@@ -216,7 +266,7 @@ func (r *Stores) openFor(ctx context.Context, id string, o *opening, cfg Config)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o.store, o.err = s, err
-	if err != nil {
+	if err != nil || s.closed.Load() {
 		delete(r.received, id)
 	}
 	return s, err
@@ -234,8 +284,9 @@ func (r *Stores) openReceived(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, errLocalElsewhere
 	}
 	cfg.AutoRegister = false // a stranger's proxy must not take a name
-	opts := append([]Option{WithStores(r), func(so *storeOptions) error {
+	opts := append([]Option{WithStores(r), WithCacheBytes(receivedCacheBytes), func(so *storeOptions) error {
 		so.received, so.secrets = true, r.policy.Secrets
+		so.confirm = func(l connectors.Location) error { return r.policy.Check([]connectors.Location{l}) }
 		return nil
 	}}, r.options...)
 	return Open(ctx, cfg, opts...)
@@ -254,7 +305,12 @@ func (r *Stores) Close(ctx context.Context) error {
 	r.mu.Unlock()
 	var errs []error
 	for _, o := range opened {
-		<-o.done
+		select {
+		case <-o.done:
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("a store that is just being opened: %w", ctx.Err()))
+			continue
+		}
 		if o.err == nil {
 			errs = append(errs, o.store.CloseClear(ctx, false))
 		}

@@ -299,7 +299,9 @@ type Polling struct {
 	Timeout  time.Duration // give up after this long; 0: never
 }
 
-// maxPause bounds the pauses of a steep backoff without a limit.
+// minPause keeps a polling interval that came in a proxy from becoming a busy loop; maxPause bounds the pauses of a steep backoff without a limit.
+const minPause = time.Millisecond
+
 const maxPause time.Duration = 1 << 62
 
 // Wait returns as soon as the object exists: by event if c is a [Waiter], else by polling. It ends with ctx, and with [ErrNotFound] after
@@ -330,6 +332,7 @@ func wait(ctx context.Context, c Connector, key Key, p Polling) error {
 	if pause <= 0 {
 		pause = time.Second
 	}
+	pause = max(pause, minPause)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -348,6 +351,7 @@ func wait(ctx context.Context, c Connector, key Key, p Polling) error {
 		if p.Limit > 0 {
 			pause = min(pause, p.Limit)
 		}
+		pause = max(pause, minPause)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"slices"
@@ -18,6 +19,14 @@ type Config struct {
 	Kind    string         `json:"kind" toml:"kind"`
 	Options map[string]any `json:"options" toml:"options"`
 }
+
+// String describes the configuration without its values, among which there may be secrets. Print Options for those.
+func (c Config) String() string {
+	return fmt.Sprintf("%s(%s)", c.Kind, strings.Join(slices.Sorted(maps.Keys(c.Options)), ", "))
+}
+
+// LogValue keeps secrets out of logs.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // Clone returns a deep copy.
 func (c Config) Clone() Config { return Config{c.Kind, cloneValue(c.Options).(map[string]any)} }
@@ -101,22 +110,39 @@ func (c Config) Equal(d Config) bool {
 	return err1 == nil && err2 == nil && bytes.Equal(a, b)
 }
 
-// maxOptionDepth bounds how deep options from outside may nest: multi within multi within multi is 9.
-const maxOptionDepth = 32
+// Options from outside are bounded: in depth (multi within multi within multi is 9), in values and in bytes, since shared parts of a pickle are many
+// values here. The bytes are those of a local store that travels with its data.
+const (
+	maxOptionDepth  = 32
+	maxOptionValues = 1 << 16
+	maxOptionBytes  = 64 << 20
+)
 
 // NormalizeOptions returns a deep copy of options in the form that Config states: all integers int64, all lists []any, all maps
 // map[string]any. json.Number becomes int64 or float64; a whole float64 stays a float64. Other types are an [ErrConfig].
 func NormalizeOptions(options map[string]any) (map[string]any, error) {
-	v, err := normalize(options, 0)
+	var n normalizer
+	v, err := n.value(options, 0)
 	if err != nil {
 		return nil, err
 	}
 	return v.(map[string]any), nil
 }
 
-func normalize(v any, depth int) (any, error) {
-	if depth > maxOptionDepth {
-		return nil, fmt.Errorf("%w: options nested more than %d deep", ErrConfig, maxOptionDepth)
+// normalizer counts what one NormalizeOptions has copied.
+type normalizer struct{ values, bytes int }
+
+func (n *normalizer) value(v any, depth int) (any, error) {
+	n.values++
+	switch v := v.(type) {
+	case string:
+		n.bytes += len(v)
+	case []byte:
+		n.bytes += len(v)
+	}
+	if depth > maxOptionDepth || n.values > maxOptionValues || n.bytes > maxOptionBytes {
+		return nil, fmt.Errorf("%w: options are nested more than %d deep, or are more than %d values or %d bytes", ErrConfig, maxOptionDepth, maxOptionValues,
+			maxOptionBytes)
 	}
 	switch v := v.(type) {
 	case nil, string, bool, int64, float64:
@@ -134,7 +160,7 @@ func normalize(v any, depth int) (any, error) {
 	case float32:
 		return float64(v), nil
 	case uint:
-		return normalize(uint64(v), depth)
+		return n.value(uint64(v), depth)
 	case uint64:
 		if v > math.MaxInt64 {
 			return nil, fmt.Errorf("%w: integer %d is too large", ErrConfig, v)
@@ -160,25 +186,26 @@ func normalize(v any, depth int) (any, error) {
 		for i, e := range v {
 			l[i] = e
 		}
-		return normalize(l, depth)
+		return n.value(l, depth)
 	case []any:
 		l := make([]any, len(v))
 		for i, e := range v {
-			n, err := normalize(e, depth+1)
+			e, err := n.value(e, depth+1)
 			if err != nil {
 				return nil, err
 			}
-			l[i] = n
+			l[i] = e
 		}
 		return l, nil
 	case map[string]any:
 		m := make(map[string]any, len(v))
 		for k, e := range v {
-			n, err := normalize(e, depth+1)
+			n.bytes += len(k)
+			e, err := n.value(e, depth+1)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", k, err)
+				return nil, fmt.Errorf("%.100s: %w", k, err)
 			}
-			m[k] = n
+			m[k] = e
 		}
 		return m, nil
 	}

@@ -46,8 +46,12 @@ type Location struct {
 type Env struct {
 	Registry *Registry    // opens inner connectors; never nil in a Driver's Open
 	Logger   *slog.Logger // never nil in a Driver's Open
-	// Received is set when the configuration came in a proxy: the driver must not create anything (a directory, say) to satisfy it.
+	// Received is set when the configuration came in a proxy, and so from anybody: the driver must not create anything (a directory, say) to satisfy
+	// it, delete or replace anything that is no object, nor let it choose bounds or see this process's own objects.
 	Received bool
+	// Confirm, if not nil, is asked once more with what was really opened, links resolved: what Locations named may have been swapped since. The
+	// driver must close it and return the error.
+	Confirm func(Location) error
 	// Secrets gives secret options that did not travel, by kind and then by name. May be nil.
 	Secrets func(kind string, c Config) map[string]any
 }

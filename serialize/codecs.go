@@ -54,10 +54,23 @@ func TypeCodec[T any](tag, name string, encode func(T) (transport.Slices, error)
 type Codecs struct {
 	mu    sync.Mutex // of Register
 	added atomic.Pointer[[]*Codec]
+
+	base  *Codecs // whose registered codecs these are; nil for itself
+	owner any     // of what is decoded
 }
 
 // NewCodecs returns ProxyStore's codecs.
 func NewCodecs() *Codecs { return &Codecs{} }
+
+// For returns the same codecs, decoding on behalf of owner: values within an object that want to know (pickle.OwnedUnmarshaler) are told.
+func (c *Codecs) For(owner any) *Codecs { return &Codecs{base: c.root(), owner: owner} }
+
+func (c *Codecs) root() *Codecs {
+	if c.base != nil {
+		return c.base
+	}
+	return c
+}
 
 // Default is used by the functions Encode, Decode, Tag and PayloadOffset.
 var Default = NewCodecs()
@@ -65,6 +78,7 @@ var Default = NewCodecs()
 // Register adds a codec. Registered codecs are asked in order, before values are pickled; []byte, string, *Array and *Opaque never reach them.
 // A tag that is taken is refused.
 func (c *Codecs) Register(codec Codec) error {
+	c = c.root()
 	valid := len(codec.Tag) == 2
 	for i := range len(codec.Tag) {
 		b := codec.Tag[i]
@@ -96,7 +110,7 @@ func (c *Codecs) Register(codec Codec) error {
 
 // registered returns the added codecs; the slice is never changed.
 func (c *Codecs) registered() []*Codec {
-	if p := c.added.Load(); p != nil {
+	if p := c.root().added.Load(); p != nil {
 		return *p
 	}
 	return nil

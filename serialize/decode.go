@@ -217,7 +217,7 @@ func (c *Codecs) decodeInto(buf *transport.Buffer, into any) error {
 	case TagPolars:
 		return mismatch(tag, "a polars.DataFrame, which only a registered codec reads (package arrowipc)", into)
 	}
-	return pickleInto(tag, body, into)
+	return pickleInto(tag, body, into, c.owner)
 }
 
 // mismatch is the error of an object, described by what, that is no *into.
@@ -355,7 +355,8 @@ func nestSlices(t reflect.Type, flat reflect.Value, shape []int) reflect.Value {
 }
 
 // pickleInto stores a pickled object.
-func pickleInto(tag string, body *transport.Buffer, into any) error {
+func pickleInto(tag string, body *transport.Buffer, into, owner any) error {
+	lim := pickle.Limits{Owner: owner}
 	p, err := openPickle(tag, body)
 	if err != nil {
 		return err
@@ -363,13 +364,13 @@ func pickleInto(tag string, body *transport.Buffer, into any) error {
 	if p.array != nil {
 		return arrayInto(tag, p.array, into)
 	}
-	err = pickle.Convert(p.value, into)
+	err = pickle.ConvertWith(p.value, into, lim)
 	if errors.Is(err, pickle.ErrType) && p.arrays {
 		// Perhaps the type wants an array's numbers rather than an *Array.
 		reflect.ValueOf(into).Elem().SetZero()
 		n := newNumpyDecoder(false)
 		n.lists, n.room = make(map[*Array]any), min(body.Len(), maxListItems)
-		err = pickle.Convert(n.value(p.value), into)
+		err = pickle.ConvertWith(n.value(p.value), into, lim)
 	}
 	if err != nil {
 		return wrapPickle(fmt.Sprintf("%s object into a Go %v", tag, reflect.TypeOf(into).Elem()), err)

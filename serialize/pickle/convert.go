@@ -12,6 +12,11 @@ import (
 // Unmarshaler is implemented, by a pointer, by types that read a structural value themselves. v is lent as Convert's is.
 type Unmarshaler interface{ UnmarshalPickle(v any) error }
 
+// OwnedUnmarshaler is implemented instead, or as well, by types that must know on whose behalf they are made: owner is Limits.Owner.
+type OwnedUnmarshaler interface {
+	UnmarshalPickleFor(owner, v any) error
+}
+
 // Convert stores the structural value v in *into, by reflection and without calling anything a pickle names:
 //
 //   - an interface{} gets what ToGo returns; a structural type (*Dict, Tuple, Global, *Object, ...) gets the value as it is;
@@ -42,6 +47,7 @@ func ConvertWith(v any, into any, lim Limits) error {
 
 var (
 	unmarshalerType = reflect.TypeFor[Unmarshaler]()
+	ownedType       = reflect.TypeFor[OwnedUnmarshaler]()
 	anyType         = reflect.TypeFor[any]()
 	pairsType       = reflect.TypeFor[[]Pair]()
 )
@@ -96,9 +102,12 @@ func (c *conversion) convert(v any, dst reflect.Value) error {
 	}
 
 	t := dst.Type()
-	if dst.CanAddr() && reflect.PointerTo(t).Implements(unmarshalerType) {
+	if pt := reflect.PointerTo(t); dst.CanAddr() && (pt.Implements(unmarshalerType) || pt.Implements(ownedType)) {
 		if t.Kind() == reflect.Pointer && dst.IsNil() && v != nil {
 			dst.Set(reflect.New(t.Elem()))
+		}
+		if u, ok := dst.Addr().Interface().(OwnedUnmarshaler); ok {
+			return u.UnmarshalPickleFor(c.lim.Owner, v)
 		}
 		return dst.Addr().Interface().(Unmarshaler).UnmarshalPickle(v)
 	}

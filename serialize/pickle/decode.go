@@ -29,6 +29,8 @@ type Limits struct {
 	MaxBytes int64
 	// MaxIntDigits bounds integers written as text, whose conversion is not linear. Default 4300, as in Python.
 	MaxIntDigits int
+	// Owner is handed to every [OwnedUnmarshaler] that Convert meets. It bounds nothing; it is here because it goes where the limits go.
+	Owner any
 }
 
 const (
