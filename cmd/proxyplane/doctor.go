@@ -96,7 +96,7 @@ type fact struct {
 // availability tells whether this program can open a kind of connector.
 type availability struct {
 	Kind   string `json:"kind"`
-	Python string `json:"python"`
+	Python string `json:"python,omitempty"`
 	Yes    bool   `json:"available"`
 	Note   string `json:"note,omitempty"`
 }
@@ -110,8 +110,9 @@ type library struct {
 type diagnosis struct {
 	Version    buildVersion   `json:"version"`
 	Connectors []availability `json:"connectors"`
+	Transports []availability `json:"transports"`
 	Host       []fact         `json:"host"`
-	Python     []fact         `json:"python"`
+	Python     []fact         `json:"python,omitempty"`
 	Libraries  []library      `json:"libraries"`
 }
 
@@ -125,6 +126,7 @@ func (a *app) doctorCmd() *cobra.Command {
 			var info *debug.BuildInfo
 			d.Version, info = readVersion()
 			d.Connectors = availableConnectors()
+			d.Transports = availableTransports()
 			d.Host = append(hostFacts(), fact{Name: "CPUs", Value: fmt.Sprint(runtime.NumCPU())})
 			d.Python = pythonFacts(cmd.Context())
 			for _, m := range info.Deps {
@@ -160,6 +162,16 @@ func availableConnectors() []availability {
 		if _, ok := connectors.LookupKind(kind); !ok {
 			list = append(list, availability{Kind: kind, Yes: true, Note: "Go only"})
 		}
+	}
+	return list
+}
+
+// availableTransports lists the ways of moving objects between processes without a server in between. There is none in this version: files are mapped,
+// and Redis is spoken to directly.
+func availableTransports() []availability {
+	var list []availability
+	for _, kind := range []string{"tcp", "unix", "zmq", "ucx", "margo", "quic", "webrtc"} {
+		list = append(list, availability{Kind: kind, Note: "not in this build"})
 	}
 	return list
 }
@@ -208,9 +220,14 @@ func (d diagnosis) format() []byte {
 		fmt.Fprintf(w, "revision\t%s %s%s\n", v.Revision, v.Time, yesNo(v.Modified, ", modified", ""))
 	}
 	fmt.Fprintf(w, "built\t%s %s, %s, build tags: %s\n", v.Go, v.Platform, yesNo(v.Cgo, "cgo on", "cgo off"), yesNo(v.Tags == "", "none", v.Tags))
-	fmt.Fprintf(w, "\nconnectors\n")
-	for _, c := range d.Connectors {
-		fmt.Fprintf(w, "  %s\t%s\t%s\n", c.Kind, yesNo(c.Yes, "yes", "no"), c.Note)
+	for _, part := range []struct {
+		title string
+		list  []availability
+	}{{"connectors", d.Connectors}, {"transports", d.Transports}} {
+		fmt.Fprintf(w, "\n%s\n", part.title)
+		for _, c := range part.list {
+			fmt.Fprintf(w, "  %s\t%s\t%s\n", c.Kind, yesNo(c.Yes, "yes", "no"), c.Note)
+		}
 	}
 	for _, part := range []struct {
 		title string
