@@ -248,7 +248,6 @@ func (p *Proxy[T]) Resolve(ctx context.Context) (T, error) {
 			continue // forgotten at this moment
 		}
 		if t := p.glance(); t != nil {
-			p.target.Store(t)
 			return t.v, nil
 		}
 		p.mu.Lock()
@@ -277,15 +276,30 @@ func (p *Proxy[T]) Resolve(ctx context.Context) (T, error) {
 	}
 }
 
-// glance returns the object if the store that made the proxy has it cached and nothing but reading it is to be done.
+// glance resolves the proxy if its store has the object cached and nothing but reading it is to be done.
 func (p *Proxy[T]) glance() *target[T] {
 	p.mu.Lock()
-	s := p.ref.store
+	s, age := p.ref.store, p.age
 	p.mu.Unlock()
 	if s == nil || p.ref.evict || isView[T]() || s.traced() {
 		return nil
 	}
-	return cached[T](s, p.ref.key)
+	t := cached[T](s, p.ref.key)
+	if t != nil {
+		p.settle(t, age)
+	}
+	return t
+}
+
+// settle makes t the resolved object, unless that was forgotten or replaced since the proxy had this age.
+func (p *Proxy[T]) settle(t *target[T], age int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.age != age {
+		return false
+	}
+	p.target.Store(t)
+	return true
 }
 
 // lead resolves on behalf of everybody who waits.
@@ -306,17 +320,14 @@ func (p *Proxy[T]) lead(ctx context.Context, f *flight, age int) (v T, err error
 		}
 	}
 	t, err := p.fetch(ctx)
+	if errors.Is(err, connectors.ErrClosed) && p.ref.received != nil {
+		t, err = p.fetch(ctx) // its store gave way to another's between two steps: open it again
+	}
 	if err != nil {
 		return v, err
 	}
-	v, _, err = p.lend(t) // before anybody can Forget it
-	p.mu.Lock()
-	fresh := p.age == age
-	if fresh {
-		p.target.Store(t)
-	}
-	p.mu.Unlock()
-	if !fresh { // forgotten or replaced meanwhile: right for us, who asked before, and for nobody after
+	v, _, err = p.lend(t)  // before anybody can Forget it
+	if !p.settle(t, age) { // right for us, who asked before, and for nobody after
 		t.drop()
 	}
 	return v, err
