@@ -164,11 +164,16 @@ func proxyOf[T any](s *Store, key Key, v T, o putOptions) *Proxy[T] {
 	if o.populate != nil {
 		populate = *o.populate
 	}
-	// A view is its maker's to release, so the proxy does not keep it.
-	if populate && !isView[T]() && !o.raw {
+	if populate && !o.raw && keepable(v) {
 		p.target.Store(&target[T]{v: v})
 	}
 	return p
+}
+
+// keepable reports whether a proxy may hold v itself: a view is its maker's to release.
+func keepable(v any) bool {
+	_, counted := v.(releaser)
+	return !counted
 }
 
 // LockedProxy stores v and returns its proxy locked, so that passing it through code that resolves whatever it can does not resolve this one.
@@ -208,6 +213,7 @@ func (p *Proxy[T]) Store(ctx context.Context) (*Store, error) {
 	var err error
 	switch {
 	case ref.store != nil && !ref.store.closed.Load():
+		ref.store.touch()
 		return ref.store, nil
 	case ref.received != nil:
 		s, err = ref.home().receivedStore(ctx, *ref.received, strings.HasPrefix(ref.form, "pickle"))
@@ -390,7 +396,11 @@ func fetchTarget[T any](ctx context.Context, s *Store, key Key) (*target[T], err
 		return nil, fmt.Errorf("get from store %s: %w", s.name, connectors.ErrClosed)
 	}
 	if !isView[T]() {
-		return valueOf[T](ctx, s, key)
+		t, err := valueOf[T](ctx, s, key)
+		if err != nil || !counts(t.v) {
+			return t, err
+		}
+		any(t.v).(releaser).Release() // an any that counts references: each resolver gets one of its own, as of a view
 	}
 	obj, err := s.object(ctx, key)
 	if err != nil {
@@ -426,7 +436,7 @@ func (p *Proxy[T]) ResolveAsync(ctx context.Context) {
 	}
 	go func() {
 		v, err := p.Resolve(ctx)
-		if r, ok := any(v).(releaser); ok && err == nil && isView[T]() {
+		if r, ok := any(v).(releaser); ok && err == nil && (isView[T]() || counts(v)) {
 			r.Release()
 		}
 	}()

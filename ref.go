@@ -204,10 +204,10 @@ func update[T any](ctx context.Context, p *Proxy[T], v T) error {
 	if err := s.set(ctx, p.ref.key, v, putOptions{}); err != nil {
 		return err
 	}
-	if isView[T]() {
-		p.become(nil)
-	} else {
+	if keepable(v) {
 		p.become(&target[T]{v: v})
+	} else {
+		p.become(nil)
 	}
 	return nil
 }

@@ -50,6 +50,9 @@ type Store struct {
 	// identity is computed once: the canonical configurations by which a received proxy recognises this store, as Go and as Python write them.
 	identity func() [2][]string
 
+	received bool         // opened for a received proxy
+	used     atomic.Int64 // by clock, if received
+
 	closed  atomic.Bool
 	closing sync.Once
 	closeE  error
@@ -203,6 +206,8 @@ func newStore(cfg Config, c connectors.Connector, o storeOptions) (*Store, error
 		tracer: o.tracer,
 	}
 	s.identity = sync.OnceValue(s.identities)
+	s.received = o.received
+	s.touch()
 	if cfg.Metrics {
 		s.metrics = metrics.New(0)
 	}

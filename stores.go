@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/proxyplane/proxyplane/connectors"
 )
@@ -25,7 +26,6 @@ type Stores struct {
 	named    map[string]*Store
 	open     map[*Store]struct{} // all that are open here, so that a proxy that comes back finds the store that made it
 	received map[string]*opening // opened for received proxies, by name and canonical configuration
-	uses     int64               // counts up, to tell which received store was used last
 	closed   bool
 }
 
@@ -34,7 +34,16 @@ type opening struct {
 	done  chan struct{}
 	store *Store // with err, valid once done is closed
 	err   error
-	used  int64 // when it was asked for last, by Stores.uses
+}
+
+// clock counts uses of received stores, to tell which one was used last.
+var clock atomic.Int64
+
+// touch notes that a proxy uses the store, if it was opened for proxies.
+func (s *Store) touch() {
+	if s.received {
+		s.used.Store(clock.Add(1))
+	}
 }
 
 // maxReceived bounds the stores that received proxies hold open, and receivedCacheBytes each one's cache: whoever sends many proxies of many stores
@@ -172,6 +181,7 @@ func (s *Store) is(cfg connectors.Config, python bool) bool {
 // that Python wrote the configuration, or that it was written for Python.
 func (r *Stores) receivedStore(ctx context.Context, cfg Config, python bool) (*Store, error) {
 	if s := r.find(cfg, python); s != nil {
+		s.touch()
 		return s, nil
 	}
 	canonical, err := cfg.Connector.Canonical()
@@ -190,8 +200,6 @@ func (r *Stores) receivedStore(ctx context.Context, cfg Config, python bool) (*S
 			o = &opening{done: make(chan struct{})}
 			r.received[id] = o
 		}
-		r.uses++
-		o.used = r.uses
 		oldest := r.surplus()
 		r.mu.Unlock()
 		if oldest != nil { // calls in flight end first; its proxies will look again
@@ -226,7 +234,7 @@ func (r *Stores) surplus() *Store {
 	}
 	var oldest string
 	for id, o := range r.received {
-		if o.store != nil && (oldest == "" || o.used < r.received[oldest].used) {
+		if o.store != nil && (oldest == "" || o.store.used.Load() < r.received[oldest].store.used.Load()) {
 			oldest = id
 		}
 	}

@@ -50,7 +50,7 @@ func (c *Codecs) Decode(buf *transport.Buffer) (any, error) {
 	if p.array != nil {
 		return p.array, nil
 	}
-	v, err := pickle.ToGo(p.value)
+	v, err := pickle.ToGoWith(p.value, pickle.Limits{}.ForInput(body.Len()))
 	switch o, isObject := v.(*pickle.Object); {
 	case errors.Is(err, pickle.ErrCycle): // no Go value contains itself; the structure can still be looked at
 		return NewOpaque(tag, body.Retain()), nil
@@ -356,7 +356,7 @@ func nestSlices(t reflect.Type, flat reflect.Value, shape []int) reflect.Value {
 
 // pickleInto stores a pickled object.
 func pickleInto(tag string, body *transport.Buffer, into, owner any) error {
-	lim := pickle.Limits{Owner: owner}
+	lim := pickle.Limits{Owner: owner}.ForInput(body.Len())
 	p, err := openPickle(tag, body)
 	if err != nil {
 		return err

@@ -633,3 +633,25 @@ func TestNothingIsMadeUp(t *testing.T) {
 		t.Errorf("a dict as an Opaque inside: %+v, %v", v, err)
 	}
 }
+
+// TestSharedValuesAreBounded: what a few bytes of pickle share 12^6 times does not become that many Go values, and a grid of one row does.
+func TestSharedValuesAreBounded(t *testing.T) {
+	repeat := func(v any, n int) *pickle.List {
+		return pickle.NewList(slices.Repeat([]any{v}, n)...)
+	}
+	var bomb any = pickle.NewList(int64(1))
+	for range 6 {
+		bomb = repeat(bomb, 12)
+	}
+	obj := encode(t, bomb)
+	if _, err := serialize.DecodeAs[[][][][][][][]int](serialize.Default, transport.FromBytes(obj)); !errors.Is(err, serialize.ErrTooLarge) {
+		t.Errorf("%d bytes of pickle: %v", len(obj), err)
+	}
+	if _, err := serialize.DecodeAs[any](serialize.Default, transport.FromBytes(obj)); err != nil { // there it stays shared
+		t.Errorf("%d bytes of pickle as any: %v", len(obj), err)
+	}
+	grid := decodeAs[[][]int](t, encode(t, repeat(repeat(int64(7), 1000), 1000)))
+	if len(grid) != 1000 || len(grid[999]) != 1000 || grid[999][999] != 7 {
+		t.Error("the grid is not that")
+	}
+}

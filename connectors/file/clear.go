@@ -99,7 +99,7 @@ func (c *Connector) clearAll() error {
 }
 
 // Sweep removes what killed writers left and nobody can see: temporary files, and objects with a UUID's name and without a marker, if they were
-// last written more than age ago. Choose an age far beyond what any writer, Python's too, takes for one object. It lists the whole directory and
+// last written more than age ago. Choose an age far beyond what any writer, Python's too, takes for one object or one batch. It lists the whole directory and
 // returns how many files it removed.
 func (c *Connector) Sweep(ctx context.Context, age time.Duration) (int, error) {
 	if err := c.begin(ctx); err != nil {

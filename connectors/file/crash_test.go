@@ -53,7 +53,7 @@ func crashChild(dir string) {
 		c.dir.plain()
 	}
 	ctx := context.Background()
-	fixed := connectors.FileKey{Filename: "fixed"}
+	fixed := connectors.FileKey{Filename: "0b54cb76-7f19-4b0c-8d5f-3c7e2d9a6a11"}
 	for i := 0; ; i++ {
 		o := sealed([]int{0, 100, 10_000, 1 << 20}[i%4], byte(i))
 		var keys []connectors.Key

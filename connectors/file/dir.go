@@ -7,7 +7,7 @@ import (
 
 // The types dir and handle are the seam to the operating system; dir_linux.go and dir_other.go have one implementation each.
 //
-//	dir: openDir, create, open, lstat, mark, remove, rename, link, anonymous, plain, sync, names, lost, reopen, retain, release
+//	dir: openDir, confirmed, create, open, lstat, mark, remove, rename, link, touch, anonymous, plain, sync, names, lost, reopen, retain, release
 //	handle: write, readAt, stat, sync, close, file
 //
 // Every one of their calls asks dir.faults first, through which tests let the Nth call fail.
@@ -60,6 +60,9 @@ func (t *temp) close() error {
 	return t.h.close()
 }
 
+// touch makes the file's time now.
+func (t *temp) touch() error { return t.d.touch(t.h, t.name) }
+
 // drop ends the file and leaves nothing of it.
 func (t *temp) drop() error {
 	defer t.d.release()
@@ -101,6 +104,39 @@ func (t *temp) publish(name string) error {
 	}
 	if err != nil {
 		return also(err, t.unlink())
+	}
+	return nil
+}
+
+// publishNew gives the file a name that nothing has yet. It is os.ErrExist if something has, and then the file is as it was; on another error
+// nothing of it is left.
+func (t *temp) publishNew(name string) error {
+	if t.name == "" {
+		err := t.d.link(t.h, name)
+		if errors.Is(err, os.ErrExist) {
+			return err
+		}
+		defer t.d.release()
+		if closed := t.close(); err == nil && closed != nil {
+			return also(closed, t.d.remove(name))
+		}
+		return err
+	}
+	// Not every system has a rename that does not replace: the name is taken first, and then replaced.
+	h, err := t.d.create(name)
+	if errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if err == nil {
+		err = h.close()
+	} else {
+		return also(err, t.drop())
+	}
+	if err != nil {
+		return also(also(err, t.d.remove(name)), t.drop())
+	}
+	if err := t.publish(name); err != nil {
+		return also(err, t.d.remove(name))
 	}
 	return nil
 }

@@ -1,15 +1,19 @@
 package file
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
 
+	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/transport"
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +31,7 @@ type dir struct {
 	path    string
 	fd      int // stays the same number for life: reopen puts another directory behind it
 	faults  faults
+	confirm func(real string) error // says whether a directory may be used; nil: any may
 	refs    atomic.Int32
 	mu      sync.Mutex  // reopen
 	noTemp  atomic.Bool // the file system has no O_TMPFILE
@@ -84,7 +89,29 @@ func (d *dir) reopen() error {
 		return d.error("open", d.path, err)
 	}
 	defer unix.Close(fd)
+	if err := d.confirmFD(fd); err != nil {
+		return err
+	}
 	return d.error("dup", d.path, again(func() error { return unix.Dup3(fd, d.fd, unix.O_CLOEXEC) }))
+}
+
+// confirmed asks d.confirm about the open directory.
+func (d *dir) confirmed() error { return d.confirmFD(d.fd) }
+
+// confirmFD asks about what a descriptor stands for, and not about a path, which may lead elsewhere a moment later.
+func (d *dir) confirmFD(fd int) error {
+	if d.confirm == nil {
+		return nil
+	}
+	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err == nil && !filepath.IsAbs(real) {
+		err = fmt.Errorf("it is out of this process's reach (%s)", real)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: which directory store_dir %s leads to cannot be told, and so not whether it may be used; is /proc mounted? %w",
+			connectors.ErrUnavailable, d.path, err)
+	}
+	return d.confirm(real)
 }
 
 // error adds what failed on what file to an error number.
@@ -181,6 +208,21 @@ func (d *dir) link(h handle, name string) error {
 		d.procFD.Store(true)
 	}
 	return d.error("link", name, err)
+}
+
+// touch makes the time of a file's last write now.
+func (d *dir) touch(h handle, _ string) error {
+	err := d.faults.at("touch")
+	if err == nil {
+		// futimens(fd, NULL), which package unix lacks.
+		err = again(func() error {
+			if _, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(h.fd), 0, 0, 0, 0, 0); e != 0 {
+				return e
+			}
+			return nil
+		})
+	}
+	return d.error("touch", d.path, err)
 }
 
 // lstat tells about a file or link.
@@ -405,6 +447,53 @@ func (h handle) close() error {
 
 // file returns the handle as an *os.File, which takes the descriptor. h works on until it is closed.
 func (h handle) file() *os.File { return os.NewFile(uintptr(h.fd), filepath.Join(h.d.path, "object")) }
+
+// sendFile has the kernel move n bytes from where f stands to a stream socket; fewer if f ends. It is errors.ErrUnsupported if the kernel cannot.
+// (os.File.WriteTo does the same, but to the end of the file.)
+func sendFile(w *net.UnixConn, f *os.File, n int64) (int64, error) {
+	if w.LocalAddr().Network() != "unix" {
+		return 0, errors.ErrUnsupported // a datagram must be one write
+	}
+	dst, err := w.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	src, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var sent int64
+	var failed error
+	// try reports whether there is nothing to wait for.
+	try := func(to, from uintptr) bool {
+		for sent < n {
+			k, err := unix.Sendfile(int(to), int(from), nil, int(min(n-sent, ioChunk)))
+			switch {
+			case err == unix.EINTR:
+				continue
+			case err == unix.EAGAIN:
+				return false
+			case (err == unix.EINVAL || err == unix.ENOSYS) && sent == 0:
+				failed = errors.ErrUnsupported
+				return true
+			case err != nil:
+				failed = os.NewSyscallError("sendfile", err)
+				return true
+			case k == 0:
+				return true
+			}
+			sent += int64(k)
+		}
+		return true
+	}
+	var closed error
+	err = dst.Write(func(to uintptr) (done bool) {
+		done = true
+		closed = src.Control(func(from uintptr) { done = try(to, from) })
+		return done
+	})
+	return sent, cmp.Or(failed, closed, err)
+}
 
 // noMappings reports whether a mapping failed for the want of room for it.
 func noMappings(err error) bool { return errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENODEV) }

@@ -5,13 +5,18 @@ package file
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
+	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -25,11 +30,12 @@ var (
 
 // dir is an open directory, through os.Root.
 type dir struct {
-	path   string
-	root   atomic.Pointer[os.Root]
-	faults faults
-	refs   atomic.Int32
-	mu     sync.Mutex // reopen
+	path    string
+	root    atomic.Pointer[os.Root]
+	faults  faults
+	confirm func(real string) error // says whether a directory may be used; nil: any may
+	refs    atomic.Int32
+	mu      sync.Mutex // reopen
 }
 
 func openDir(path string) (*dir, error) {
@@ -77,8 +83,38 @@ func (d *dir) reopen() error {
 	if err != nil {
 		return err
 	}
+	if err := d.confirmRoot(r); err != nil {
+		r.Close()
+		return err
+	}
 	d.root.Swap(r).Close()
 	return nil
+}
+
+// confirmed asks d.confirm about the open directory.
+func (d *dir) confirmed() error { return d.confirmRoot(d.root.Load()) }
+
+// confirmRoot asks about where the path leads, once it is certain that this is the directory that is open.
+func (d *dir) confirmRoot(r *os.Root) error {
+	if d.confirm == nil {
+		return nil
+	}
+	real, err := filepath.EvalSymlinks(d.path)
+	var mine, there os.FileInfo
+	if err == nil {
+		mine, err = r.Stat(".")
+	}
+	if err == nil {
+		there, err = os.Lstat(real)
+	}
+	if err == nil && !os.SameFile(mine, there) {
+		err = errors.New("it was replaced while it was opened")
+	}
+	if err != nil {
+		return fmt.Errorf("%w: which directory store_dir %s leads to cannot be told, and so not whether it may be used: %w",
+			connectors.ErrUnavailable, d.path, err)
+	}
+	return d.confirm(real)
 }
 
 func (d *dir) openFile(name string, flags int) (handle, error) {
@@ -118,6 +154,15 @@ func (d *dir) anonymous() (handle, error) { return handle{}, errors.ErrUnsupport
 func (d *dir) plain() {}
 
 func (d *dir) link(handle, string) error { return errors.ErrUnsupported }
+
+// touch makes the time of a file's last write now.
+func (d *dir) touch(_ handle, name string) error {
+	if err := d.faults.at("touch"); err != nil {
+		return &os.PathError{Op: "touch", Path: name, Err: err}
+	}
+	now := time.Now()
+	return d.root.Load().Chtimes(name, now, now)
+}
 
 // lstat tells about a file or link.
 func (d *dir) lstat(name string) (info, error) {
@@ -254,6 +299,9 @@ func (h handle) close() error {
 
 // file returns the handle as an *os.File, which takes it.
 func (h handle) file() *os.File { return h.f }
+
+// sendFile fails: no system here can be told how much to send.
+func sendFile(*net.UnixConn, *os.File, int64) (int64, error) { return 0, errors.ErrUnsupported }
 
 // noMappings reports whether a mapping failed for the want of room for it.
 func noMappings(err error) bool { return errors.Is(err, syscall.ENOMEM) }

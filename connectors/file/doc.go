@@ -18,7 +18,12 @@
 //
 // Every access is one path component below an open directory, and symbolic links are never followed: a link, FIFO, device or directory in
 // an object's place is ErrCorrupt, at once. On Linux this is openat with O_NOFOLLOW, elsewhere os.Root. If the directory is removed and made anew
-// (a Python store closing with clear does the first, the next one the second), the connector moves to the new one by itself.
+// (a Python store closing with clear does the first, the next one the second), the connector moves to the new one by itself. In both cases
+// connectors.Env.Confirm is asked about the directory that is really open, which on Linux /proc tells.
+//
+// Evict and Set leave alone what is no object, however its name came into a key: a file whose name is no UUID is removed or replaced only if an
+// empty marker is beside it. A connector whose configuration came in a proxy demands the marker for UUIDs too, unless it made the key
+// itself. (Python's evict removes any file.)
 //
 // # Capabilities
 //
@@ -41,8 +46,10 @@
 // Get copies objects below map_min_bytes (256 KiB unless told otherwise) into memory: up to 4 KiB garbage-collected, above that from
 // transport.DefaultPool. Larger ones are private file mappings: no copy, at a cost independent of size, valid after Close and after the object
 // is evicted or replaced by this connector. A Python writer, however, replaces an object in place and truncates it first; a reader that
-// touches a mapped page past the new end gets SIGBUS, which kills the process. ProxyStore never sets a key twice; where somebody does, from
-// Python, open with map_min_bytes = -1, which never maps.
+// touches a mapped page past the new end gets SIGBUS, which kills the process. Python does so in proxystore.store.ref.update, for an object
+// that has an OwnedProxy or is borrowed mutably, and wherever a program calls FileConnector.set again. Where that may happen while Go reads the
+// object, open with map_min_bytes = -1, which never maps, or ask for []byte, which is a copy, or have Go do the updates: they rename, and readers
+// keep what they have. (A copy can still be torn if Python writes in the middle of the read: ErrCorrupt if the object became shorter.)
 //
 // # Build tags
 //

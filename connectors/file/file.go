@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -58,7 +59,7 @@ func Driver() connectors.Driver {
 			if env.Received {
 				opts.ClearAll = false
 			}
-			c, err := open(opts, !env.Received)
+			c, err := open(opts, env)
 			if err != nil {
 				return nil, err // not a nil *Connector in an interface
 			}
@@ -108,6 +109,7 @@ type Connector struct {
 	prefix  [8]byte // what all keys made here begin with
 	dir     *dir
 	madeDir bool
+	strange bool // the configuration came in a proxy
 	mapMin  int64
 	gate    gate
 	closing chan struct{}
@@ -132,11 +134,12 @@ var _ interface {
 
 // New opens a connector on a directory, which it makes if it is missing. The caller must Close it.
 func New(opts Options) (*Connector, error) {
-	c, err := open(opts, true)
+	c, err := open(opts, &connectors.Env{})
 	return c, connectors.WrapError("open", kind, nil, err)
 }
 
-func open(opts Options, mayCreate bool) (*Connector, error) {
+// open uses of env who sent the configuration, and who confirms what was opened.
+func open(opts Options, env *connectors.Env) (*Connector, error) {
 	if err := checkDir(opts.StoreDir); err != nil {
 		return nil, fmt.Errorf("%w: option store_dir %w", connectors.ErrConfig, err)
 	}
@@ -152,7 +155,7 @@ func open(opts Options, mayCreate bool) (*Connector, error) {
 		b := *opts.Buffering // the caller's variable may change
 		opts.Buffering = &b
 	}
-	c := &Connector{opts: opts, mapMin: opts.MapMinBytes, closing: make(chan struct{})}
+	c := &Connector{opts: opts, mapMin: opts.MapMinBytes, closing: make(chan struct{}), strange: env.Received}
 	switch c.mapMin {
 	case 0:
 		c.mapMin = defaultMapMin
@@ -161,13 +164,20 @@ func open(opts Options, mayCreate bool) (*Connector, error) {
 	}
 	c.gate.drained = make(chan struct{})
 	c.prefix = newPrefix()
-	if mayCreate {
+	if !c.strange {
 		if c.madeDir, err = makeDir(path); err != nil {
 			return nil, openError(path, err)
 		}
 	}
 	if c.dir, err = openDir(path); err != nil {
 		return nil, openError(path, err)
+	}
+	if env.Confirm != nil {
+		c.dir.confirm = func(real string) error { return env.Confirm(connectors.Location{Kind: kind, Dir: real}) }
+		if err := c.dir.confirmed(); err != nil {
+			c.dir.release()
+			return nil, err
+		}
 	}
 	return c, nil
 }
@@ -233,7 +243,8 @@ func (c *Connector) NewKey(ctx context.Context) (connectors.Key, error) {
 }
 
 // Set stores the object of a key, which may be any connector's, and replaces an earlier one as a whole. It borrows obj. It writes to a file
-// without a name (O_TMPFILE) where the file system has that, else under a temporary one.
+// without a name (O_TMPFILE) where the file system has that, else under a temporary one. A file that is no object is not replaced but is
+// [connectors.ErrCorrupt] ("# Confinement" in the package comment).
 func (c *Connector) Set(ctx context.Context, key connectors.Key, obj transport.Slices) error {
 	name, err := c.beginKey(ctx, key)
 	if err != nil {
@@ -254,13 +265,55 @@ func (c *Connector) set(ctx context.Context, name string, obj transport.Slices) 
 	if err != nil {
 		return also(err, t.drop())
 	}
-	if err := t.publish(name); err != nil {
+	if err := c.place(&t, name); err != nil {
 		return err
 	}
 	if err := c.publish(name); err != nil {
 		return also(err, c.discard(name))
 	}
 	return nil
+}
+
+// place gives a written file its name. If the name may be that of somebody's file, it replaces an object only.
+func (c *Connector) place(t *temp, name string) error {
+	if c.ours(name) {
+		return t.publish(name)
+	}
+	err := c.isObject(name)
+	if errors.Is(err, connectors.ErrNotFound) {
+		err = t.publishNew(name)
+		if !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		// A file without a marker, unless another call has just set the same key.
+		if err = c.isObject(name); errors.Is(err, connectors.ErrNotFound) {
+			err = fmt.Errorf("%w: a file without a marker is in the object's place: it is no object, or another process is about to make it one; "+
+				"it is not replaced", connectors.ErrCorrupt)
+		}
+	}
+	if err != nil {
+		return also(err, t.drop())
+	}
+	return t.publish(name)
+}
+
+// ours reports whether a name can only be that of an object: keys that were made here have such names, and to keys that this program has, not
+// a stranger, every UUID is one.
+func (c *Connector) ours(name string) bool {
+	if c.strange {
+		return strings.HasPrefix(name, c.ownPrefix()) && looksLikeUUID(name)
+	}
+	return looksLikeUUID(name)
+}
+
+// isObject returns nil if the file of a name that is not ours has a marker, ErrNotFound if not, and ErrCorrupt if somebody's file of another
+// purpose has the marker's name.
+func (c *Connector) isObject(name string) error {
+	st, err := c.marker(name)
+	if err == nil && st.size > 0 {
+		err = fmt.Errorf("%w: %s%s is not empty, and so no marker", connectors.ErrCorrupt, name, ready)
+	}
+	return err
 }
 
 // write makes the file of a new object. The caller discards the name on error.
@@ -345,15 +398,20 @@ func (c *Connector) stat(name string) (info, error) {
 
 // marked returns nil if the object has its marker, and ErrNotFound if not.
 func (c *Connector) marked(name string) error {
+	_, err := c.marker(name)
+	return err
+}
+
+func (c *Connector) marker(name string) (info, error) {
 	st, err := c.dir.lstat(name + ready)
 	// The directory may be another one by now.
 	if err != nil && c.dir.lost(err) && c.dir.reopen() == nil {
 		st, err = c.dir.lstat(name + ready)
 	}
 	if err != nil {
-		return missing(err)
+		return info{}, missing(err)
 	}
-	return st.check()
+	return st, st.check()
 }
 
 // open opens a whole object for reading. The caller closes the handle.
@@ -469,7 +527,8 @@ func (c *Connector) GetBytes(ctx context.Context, key connectors.Key) ([]byte, e
 }
 
 // Evict removes the marker and then the object. Python removes them the other way round; but whoever dies between the two should leave an object
-// that nobody sees, and not a key that exists and cannot be read. A missing object is not an error.
+// that nobody sees, and not a key that exists and cannot be read. A missing object is not an error. A file that is no object stays ("# Confinement"
+// in the package comment).
 func (c *Connector) Evict(ctx context.Context, key connectors.Key) error {
 	name, err := c.beginKey(ctx, key)
 	if err != nil {
@@ -480,6 +539,14 @@ func (c *Connector) Evict(ctx context.Context, key connectors.Key) error {
 }
 
 func (c *Connector) evict(name string) error {
+	if !c.ours(name) {
+		if err := c.isObject(name); err != nil {
+			if errors.Is(err, connectors.ErrNotFound) {
+				return nil
+			}
+			return err
+		}
+	}
 	for _, n := range [2]string{name + ready, name} {
 		err := c.dir.remove(n)
 		if err != nil && c.dir.lost(err) && c.dir.reopen() == nil {

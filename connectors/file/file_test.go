@@ -318,6 +318,152 @@ func TestReceived(t *testing.T) {
 	}
 }
 
+// TestNoObject gives connectors keys with the names of files that are no objects. These must stay as they are.
+func TestNoObject(t *testing.T) {
+	ctx := context.Background()
+	var reg connectors.Registry
+	reg.Register(Driver())
+	uuid := "5c0ffc1c-0b0e-4d1e-9a83-0a8c3d4d2f10"
+	for _, tc := range []struct {
+		received bool
+		name     string
+		marker   string // "-": none
+		mine     bool   // the connector may take the file for an object's
+	}{
+		{false, "thesis.tex", "-", false},
+		{true, "thesis.tex", "-", false},
+		{false, "thesis.tex", "content", false}, // thesis.tex.ready is somebody's too
+		{true, "thesis.tex", "content", false},
+		{true, uuid, "-", false},
+		{false, uuid, "-", true}, // what a killed writer has left
+		{false, "thesis.tex", "", true},
+		{true, "thesis.tex", "", true},
+		{true, uuid, "", true},
+	} {
+		t.Run(fmt.Sprintf("received=%t,name=%s,marker=%s", tc.received, tc.name, tc.marker), func(t *testing.T) {
+			dir := tmpDir(t)
+			opened, err := reg.Open(ctx, connectors.Config{Kind: "file", Options: map[string]any{"store_dir": dir, "clear": false}},
+				&connectors.Env{Received: tc.received})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := opened.(*Connector)
+			defer c.Close(ctx)
+			path := filepath.Join(dir, tc.name)
+			write := func() {
+				err := os.WriteFile(path, []byte("five years"), 0o666)
+				if tc.marker != "-" {
+					err = errors.Join(err, os.WriteFile(path+ready, []byte(tc.marker), 0o666))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			key := connectors.FileKey{Filename: tc.name}
+			for _, named := range []bool{false, true} {
+				if named {
+					c.dir.plain()
+				}
+				for name, f := range map[string]func() error{
+					"Evict":      func() error { return c.Evict(ctx, key) },
+					"EvictBatch": func() error { return c.EvictBatch(ctx, []connectors.Key{key}) },
+				} {
+					write()
+					err := f()
+					_, gone := os.Stat(path)
+					if tc.mine != (gone != nil) || tc.mine && err != nil || tc.marker == "content" && !errors.Is(err, connectors.ErrCorrupt) {
+						t.Errorf("%s: %v, and then the file: %v", name, err, gone)
+					}
+				}
+				write()
+				err := c.Set(ctx, key, obj("junk"))
+				b, _ := os.ReadFile(path)
+				if tc.mine != (string(b) == "junk") || !tc.mine && !errors.Is(err, connectors.ErrCorrupt) || tc.mine && err != nil {
+					t.Errorf("Set: %v, and then the file is %q", err, b)
+				}
+				if n := len(list(t, dir)); n > 2 {
+					t.Errorf("files %q", list(t, dir))
+				}
+				// A free name is everybody's: a future's key comes in a proxy.
+				os.Remove(path)
+				os.Remove(path + ready)
+				for _, body := range []string{"first", "second"} {
+					if err := c.Set(ctx, key, obj(body)); err != nil {
+						t.Fatal(err)
+					}
+					wantObject(t, c, key, body)
+				}
+				if err := c.Evict(ctx, key); err != nil || len(list(t, dir)) != 0 {
+					t.Errorf("Evict: %v, files %q", err, list(t, dir))
+				}
+			}
+			// What it made itself is its own, marked or not.
+			own := mustPut(t, c, obj("x"))
+			os.Remove(filepath.Join(dir, own.Filename+ready))
+			if err := c.Evict(ctx, own); err != nil || len(list(t, dir)) != 0 {
+				t.Errorf("Evict of an own key: %v, files %q", err, list(t, dir))
+			}
+		})
+	}
+}
+
+// TestConfirm swaps the directory under a path that was allowed, before it is opened and when it is opened anew.
+func TestConfirm(t *testing.T) {
+	ctx := context.Background()
+	base, err := filepath.EvalSymlinks(tmpDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed, secret, link := filepath.Join(base, "allowed"), filepath.Join(base, "secret"), filepath.Join(base, "link")
+	leadTo := func(dir string) {
+		os.Remove(link)
+		if err := errors.Join(os.MkdirAll(dir, 0o777), os.Symlink(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	denied := errors.New("denied")
+	env := &connectors.Env{Received: true, Confirm: func(l connectors.Location) error {
+		if l != (connectors.Location{Kind: "file", Dir: allowed}) {
+			return fmt.Errorf("%w: %v", denied, l)
+		}
+		return nil
+	}}
+	var reg connectors.Registry
+	reg.Register(Driver())
+	cfg := connectors.Config{Kind: "file", Options: map[string]any{"store_dir": link}}
+	leadTo(secret)
+	private := newConnector(t, Options{StoreDir: secret})
+	defer private.Close(ctx)
+	key := mustPut(t, private, obj("private"))
+	if c, err := reg.Open(ctx, cfg, env); !errors.Is(err, denied) || c != nil {
+		t.Fatalf("a link out of the allowed directory: %v, %v", c, err)
+	}
+	leadTo(allowed)
+	opened, err := reg.Open(ctx, cfg, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := opened.(*Connector)
+	defer c.Close(ctx)
+	mustPut(t, c, obj("x"))
+	os.RemoveAll(allowed)
+	leadTo(secret)
+	if ok, _ := c.Exists(ctx, key); ok {
+		t.Error("the connector moved to a directory that is not allowed")
+	}
+	if _, err := c.Get(ctx, key); err == nil {
+		t.Error("and reads there")
+	}
+	if _, err := c.Put(ctx, obj("x")); !errors.Is(err, connectors.ErrUnavailable) || len(list(t, secret)) != 2 {
+		t.Errorf("Put: %v, files %q", err, list(t, secret))
+	}
+	if err := c.Evict(ctx, key); err != nil || len(list(t, secret)) != 2 {
+		t.Errorf("Evict: %v, files %q", err, list(t, secret))
+	}
+	leadTo(allowed)
+	wantObject(t, c, mustPut(t, c, obj("back")), "back")
+}
+
 func TestClear(t *testing.T) {
 	ctx := context.Background()
 	base := tmpDir(t)

@@ -203,6 +203,10 @@ func (w *writer) Commit() (connectors.Key, error) {
 			err = connectors.CheckSize(w.size, w.n)
 		}
 	}
+	if err == nil {
+		// The last write may be long ago, and another process's Sweep must not take the object before it has its marker.
+		err = w.t.touch()
+	}
 	if err == nil && w.c.opts.Sync {
 		err = w.t.h.sync()
 	}
@@ -297,7 +301,7 @@ func (r *reader) copyTo(w io.Writer) (int64, error) {
 	case *writer:
 		return r.copyWriter(w)
 	case *net.UnixConn: // its ReadFrom is a datagram's
-		copyChunk = func(int64) (int64, error) { return r.f.WriteTo(w) }
+		copyChunk = func(n int64) (int64, error) { return sendFile(w, r.f, n) }
 	case io.ReaderFrom:
 		copyChunk = func(n int64) (int64, error) { return w.ReadFrom(&io.LimitedReader{R: r.f, N: n}) }
 	default:
@@ -311,6 +315,10 @@ func (r *reader) copyTo(w io.Writer) (int64, error) {
 		n, err := copyChunk(min(r.size-r.off, kernelChunk))
 		r.off += n
 		total += n
+		if errors.Is(err, errors.ErrUnsupported) && n == 0 {
+			n, err := r.copyBuffered(w)
+			return total + n, err
+		}
 		if err == nil && n == 0 {
 			err = io.ErrUnexpectedEOF
 		}

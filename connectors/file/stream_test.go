@@ -332,3 +332,90 @@ func TestShrinks(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// TestStreamEndsAtSize appends to an object that is being read, as a Python writer might. No way of writing it out may pass that on.
+func TestStreamEndsAtSize(t *testing.T) {
+	c, dir := open1(t)
+	ctx := context.Background()
+	tmp := t.TempDir()
+	local := func(name string) *net.UnixAddr { return &net.UnixAddr{Name: filepath.Join(tmp, name), Net: "unixgram"} }
+	listen := func(network, addr string) func() (io.Writer, func() []byte) {
+		return func() (io.Writer, func() []byte) {
+			l, err := net.Listen(network, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w, err := net.Dial(network, l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w, func() []byte {
+				w.Close()
+				r, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(r)
+				if err := errors.Join(err, r.Close(), l.Close()); err != nil {
+					t.Error(err)
+				}
+				return b
+			}
+		}
+	}
+	ways := map[string]func() (io.Writer, func() []byte){
+		"memory": func() (io.Writer, func() []byte) { b := &bytes.Buffer{}; return b, b.Bytes },
+		"tcp":    listen("tcp", "127.0.0.1:0"),
+		"unix":   listen("unix", filepath.Join(tmp, "stream")),
+		"file": func() (io.Writer, func() []byte) {
+			f, err := os.Create(filepath.Join(tmp, "out"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f, func() []byte {
+				f.Close()
+				b, _ := os.ReadFile(f.Name())
+				return b
+			}
+		},
+	}
+	if runtime.GOOS == "linux" {
+		ways["unixgram"] = func() (io.Writer, func() []byte) {
+			r, err := net.ListenUnixgram("unixgram", local("datagrams"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w, err := net.DialUnix("unixgram", local("sender"), local("datagrams"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w, func() []byte {
+				b := make([]byte, 100)
+				n, err := r.Read(b)
+				if err := errors.Join(err, r.Close(), w.Close()); err != nil {
+					t.Error(err)
+				}
+				return b[:n]
+			}
+		}
+	}
+	for name, way := range ways {
+		key := mustPut(t, c, obj("hello"))
+		r, err := c.GetStream(ctx, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(filepath.Join(dir, key.Filename), os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.WriteString(" and more")
+		f.Close()
+		w, end := way()
+		n, err := r.WriteTo(w)
+		if got := end(); n != r.Size() || string(got) != "hello" || err != nil {
+			t.Errorf("%s: %d bytes of %d written (%v), %q arrived", name, n, r.Size(), err, got)
+		}
+		r.Close()
+	}
+}

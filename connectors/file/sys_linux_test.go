@@ -75,6 +75,38 @@ func TestSpecialFiles(t *testing.T) {
 	}
 }
 
+// TestSweepBesideCommit sweeps between a stream's object and its marker, when the stream's last write is long ago.
+func TestSweepBesideCommit(t *testing.T) {
+	ctx := context.Background()
+	for _, mode := range []string{"anonymous", "named"} {
+		c, dir := open1(t)
+		if mode == "named" {
+			c.dir.plain()
+		}
+		sweeper := newConnector(t, Options{StoreDir: dir})
+		defer sweeper.Close(ctx)
+		w, err := c.PutStream(ctx, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("slow")); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Futimes(w.(*writer).t.h.fd, []unix.Timeval{{Sec: 1}, {Sec: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		c.dir.faults = func(call string) error {
+			if call == "mark" {
+				if n, err := sweeper.Sweep(ctx, 24*time.Hour); n != 0 || err != nil {
+					t.Errorf("%s: Sweep removed %d (%v)", mode, n, err)
+				}
+			}
+			return nil
+		}
+		wantObject(t, c, commit(t, w), "slow")
+	}
+}
+
 // TestErrors checks what the operating system's errors become.
 func TestErrors(t *testing.T) {
 	c, _ := open1(t)
@@ -131,6 +163,13 @@ func TestFaults(t *testing.T) {
 				return k, c.Set(ctx, k, body)
 			}},
 			{"set-replace", func(c *Connector, key connectors.Key) (connectors.Key, error) { return key, c.Set(ctx, key, body) }},
+			{"set-name", func(c *Connector, _ connectors.Key) (connectors.Key, error) {
+				k := connectors.FileKey{Filename: "no uuid"}
+				if err := c.Set(ctx, k, body); err != nil {
+					return nil, err
+				}
+				return k, nil
+			}},
 			{"putbatch", func(c *Connector, _ connectors.Key) (connectors.Key, error) {
 				keys, err := connectors.PutBatch(ctx, c, slices.Repeat(asBatch(body), 5))
 				if err != nil {

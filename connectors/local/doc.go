@@ -9,8 +9,10 @@
 // # Storages
 //
 // Objects lie in a storage, which has a name. Connectors of one process that are opened with the same name see the same objects, and a connector
-// that is made without a name gets a storage of its own under a fresh random one. [Connector.Config] carries the name, so that a proxy that was
-// made in this process resolves in it, through however many connectors. The memory is freed when the last connector of the storage is closed;
+// that is made without a name gets a storage of its own under a fresh random one. [Connector.Config] carries the name, so that this
+// process's connectors can be opened from it again. A configuration that came in a proxy may be anybody's: its storage name is not used, and the
+// connector has a storage of its own, with what store_dict holds. A proxy that comes home resolves all the same, as long as the store that
+// made it is open: the store is found by its name. The memory is freed when the last connector of the storage is closed;
 // opening the name afterwards, or in another process, gives an empty storage (or what store_dict holds).
 //
 // # Keys

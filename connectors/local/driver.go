@@ -15,10 +15,13 @@ func Driver() connectors.Driver {
 		Kind:          kind,
 		Class:         connectors.Class{Module: "proxystore.connectors.local", Name: "LocalConnector"},
 		PythonOptions: []string{"store_dict", "include_data_in_config"},
-		Open: func(_ context.Context, o *connectors.Options, _ *connectors.Env) (connectors.Connector, error) {
+		Open: func(_ context.Context, o *connectors.Options, env *connectors.Env) (connectors.Connector, error) {
 			opts := parse(o)
 			if err := o.Err(); err != nil {
 				return nil, err
+			}
+			if env.Received {
+				opts.Storage = "" // a stranger must neither read this process's objects nor put any where it will look
 			}
 			return New(opts), nil
 		},

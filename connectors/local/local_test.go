@@ -102,7 +102,7 @@ func TestStorages(t *testing.T) {
 	if ok, _ := other.Exists(ctx, key); ok {
 		t.Error("two connectors without a name share a storage")
 	}
-	b, err := registry().Open(ctx, a.Config(), &connectors.Env{Received: true})
+	b, err := registry().Open(ctx, a.Config(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +125,37 @@ func TestStorages(t *testing.T) {
 	}
 	if _, err := c.Get(ctx, key); err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("error of a missing object does not say why it may be missing: %v", err)
+	}
+}
+
+// TestReceived shows that a configuration from a proxy reaches no storage of this process, neither one that is there nor one that comes later.
+func TestReceived(t *testing.T) {
+	ctx := t.Context()
+	mine := local.New(local.Options{Storage: "received-mine"})
+	defer mine.Close(ctx)
+	key := put(t, mine, "private")
+	for _, name := range []string{"received-mine", "received-later"} {
+		cfg := connectors.Config{Kind: "local", Options: map[string]any{"storage": name, "store_dict": map[string]any{"planted": []byte("theirs")}}}
+		theirs, err := registry().Open(ctx, cfg, &connectors.Env{Received: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer theirs.Close(ctx)
+		planted := connectors.LocalKey{ID: "planted"}
+		if got := get(t, theirs, planted); got != "theirs" {
+			t.Errorf("what came in the proxy is %q", got)
+		}
+		if ok, err := theirs.Exists(ctx, key); ok || err != nil {
+			t.Errorf("a received configuration sees this process's object: %t, %v", ok, err)
+		}
+		c := local.New(local.Options{Storage: name})
+		defer c.Close(ctx)
+		if ok, err := c.Exists(ctx, planted); ok || err != nil {
+			t.Errorf("storage %s holds a stranger's object: %t, %v", name, ok, err)
+		}
+		if got := theirs.Config().Options["storage"]; got == name {
+			t.Error("the stranger's storage name is used")
+		}
 	}
 }
 

@@ -16,11 +16,11 @@ import (
 // child that has the six methods and can clear.
 func TestConformance(t *testing.T) {
 	for name, open := range map[string]func(t testing.TB, cfg connectors.Config) connectors.Connector{
-		"local+file": func(t testing.TB, cfg connectors.Config) connectors.Connector { return openMulti(t, cfg, nil) },
+		"local+file": func(t testing.TB, cfg connectors.Config) connectors.Connector { return openMulti(t, cfg) },
 		"received": func(t testing.TB, cfg connectors.Config) connectors.Connector {
-			c := openMulti(t, cfg, nil)
+			c := openMulti(t, cfg)
 			defer c.Close(t.Context())
-			return openMulti(t, c.Config(), &connectors.Env{Received: true})
+			return openReceived(t, c.Config())
 		},
 		"six methods": func(t testing.TB, cfg connectors.Config) connectors.Connector {
 			storage := cfg.Options["small"].([]any)[1].(map[string]any)["storage"].(string)
@@ -44,8 +44,29 @@ func (c *clearing) CloseClear(ctx context.Context, clear bool) error {
 	return connectors.CloseClear(ctx, c.Connector, clear)
 }
 
-func openMulti(t testing.TB, cfg connectors.Config, env *connectors.Env) connectors.Connector {
-	c, err := registryWithFile().Open(t.Context(), cfg, env)
+func openMulti(t testing.TB, cfg connectors.Config) connectors.Connector {
+	c, err := registryWithFile().Open(t.Context(), cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// openReceived opens the configuration as one from a proxy, but the local child as one of this process: the suite opens it again to find its objects,
+// and a received local connector has its storage to itself.
+func openReceived(t testing.TB, cfg connectors.Config) connectors.Connector {
+	d := local.Driver()
+	open := d.Open
+	d.Open = func(ctx context.Context, o *connectors.Options, env *connectors.Env) (connectors.Connector, error) {
+		trusted := *env
+		trusted.Received = false
+		return open(ctx, o, &trusted)
+	}
+	r := &connectors.Registry{}
+	r.Register(d)
+	r.Register(file.Driver())
+	r.Register(Driver())
+	c, err := r.Open(t.Context(), cfg, &connectors.Env{Received: true})
 	if err != nil {
 		t.Fatal(err)
 	}

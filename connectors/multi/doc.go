@@ -24,6 +24,8 @@
 // A multi connector that came in a proxy opens a child when the first key needs it, so that a proxy of the file child resolves while the
 // Redis child is down. One that was configured here opens all at once, so that a mistake shows at the start.
 //
+// Any configuration has at most 256 children and 256 host patterns, those of nested multi connectors included, which are nested at most 8 deep.
+//
 // # Capabilities
 //
 // All of package connectors. What a child lacks falls back as it would for the child alone. Deferred keys and streams of unknown length go to

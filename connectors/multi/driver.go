@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/proxyplane/proxyplane/connectors"
 )
@@ -26,8 +27,13 @@ type entry struct {
 	onHost bool
 }
 
-// maxDepth bounds how deep multi connectors may nest, as it is bounded for their keys.
-const maxDepth = 8
+// What a configuration may have, with the multi connectors in it. The depth is bounded for keys too. Patterns are compiled before any policy on
+// received proxies is asked, so that all of them together must be cheap.
+const (
+	maxDepth    = 8
+	maxChildren = 256
+	maxPatterns = 256
+)
 
 // parse reads the options, sorted by name. The entries are copies.
 func parse(o *connectors.Options, hostname string) ([]entry, error) {
@@ -35,8 +41,8 @@ func parse(o *connectors.Options, hostname string) ([]entry, error) {
 	if len(opts) == 0 {
 		return nil, fmt.Errorf("%w: a multi connector needs at least one child: name = [class path, {options}, {policy}]", connectors.ErrConfig)
 	}
-	if nesting(opts) > maxDepth {
-		return nil, fmt.Errorf("%w: multi connectors nested more than %d deep", connectors.ErrConfig, maxDepth)
+	if err := measure(opts).check(); err != nil {
+		return nil, err
 	}
 	var entries []entry
 	for _, name := range slices.Sorted(maps.Keys(opts)) {
@@ -56,12 +62,43 @@ func parseEntry(name string, v any) (entry, error) {
 	e := entry{name: name, raw: v}
 	kind, opts, pol, ok := split(v)
 	if !ok {
-		return e, fmt.Errorf("%w: must be [class path, {options}, {policy}], not %.200s", connectors.ErrConfig, fmt.Sprint(v))
+		return e, fmt.Errorf("%w: must be [class path, {options}, {policy}], not %s", connectors.ErrConfig, shape(v))
 	}
 	e.config = connectors.Config{Kind: kind, Options: opts}
 	var err error
 	e.policy, err = parsePolicy(pol)
 	return e, err
+}
+
+// shape says what somebody wrote without its contents, which may be a password.
+func shape(v any) string {
+	switch v := v.(type) {
+	case []any:
+		parts := make([]string, 0, len(v))
+		for _, e := range v[:min(len(v), 4)] {
+			parts = append(parts, typeName(e))
+		}
+		if len(v) > 4 {
+			parts = append(parts, "...")
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	default:
+		return typeName(v)
+	}
+}
+
+func typeName(v any) string {
+	switch v.(type) {
+	case nil:
+		return "nothing"
+	case string:
+		return "a string"
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "a table"
+	}
+	return fmt.Sprintf("%T", v)
 }
 
 func split(v any) (kind string, opts, policy map[string]any, ok bool) {
@@ -75,16 +112,43 @@ func split(v any) (kind string, opts, policy map[string]any, ok bool) {
 	return kind, opts, policy, ok1 && ok2 && ok3
 }
 
-// nesting returns how many levels of multi connectors the options have.
-func nesting(opts map[string]any) int {
-	deepest := 0
+// extent is how much there is in the options of a multi connector, of the ones within them too.
+type extent struct{ depth, children, patterns int }
+
+func measure(opts map[string]any) extent {
+	e := extent{children: len(opts)}
 	for _, v := range opts {
-		kind, inner, _, ok := split(v)
-		if known, found := connectors.LookupKind(kind); ok && found && known.Class == class {
-			deepest = max(deepest, nesting(inner))
+		kind, inner, policy, ok := split(v)
+		if !ok {
+			continue
+		}
+		if l, ok := policy["host_pattern"].([]any); ok {
+			e.patterns += len(l)
+		} else if policy["host_pattern"] != nil {
+			e.patterns++
+		}
+		if known, found := connectors.LookupKind(kind); found && known.Class == class {
+			in := measure(inner)
+			e.depth = max(e.depth, in.depth)
+			e.children += in.children
+			e.patterns += in.patterns
 		}
 	}
-	return 1 + deepest
+	e.depth++
+	return e
+}
+
+func (e extent) check() error {
+	switch {
+	case e.depth > maxDepth:
+		return fmt.Errorf("%w: multi connectors nested more than %d deep", connectors.ErrConfig, maxDepth)
+	case e.children > maxChildren:
+		return fmt.Errorf("%w: a multi connector of %d children; the most is %d", connectors.ErrConfig, e.children, maxChildren)
+	case e.patterns > maxPatterns:
+		return fmt.Errorf("%w: a multi connector with %d host patterns; the most is %d, so write several as one with |", connectors.ErrConfig,
+			e.patterns, maxPatterns)
+	}
+	return nil
 }
 
 // open opens the children that are for this host: now, or on demand if the configuration came in a proxy.
@@ -158,8 +222,8 @@ func locations(o *connectors.Options, env *connectors.Env) ([]connectors.Locatio
 // travel applies each child's rules to its options. That holds for dormant children too: one whose driver is not registered makes it fail,
 // since nobody here can tell which of its options are secret.
 func travel(r *connectors.Registry, opts map[string]any, python bool) (map[string]any, error) {
-	if nesting(opts) > maxDepth {
-		return nil, fmt.Errorf("%w: multi connectors nested more than %d deep", connectors.ErrConfig, maxDepth)
+	if err := measure(opts).check(); err != nil {
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(opts)) {
 		e, err := parseEntry(name, opts[name])

@@ -47,7 +47,8 @@ type Connector struct {
 	calls    gate
 	closing  context.Context // done when Close begins; ends waits
 	beginEnd context.CancelCauseFunc
-	closed   chan struct{} // closed when Close has finished
+	closed   chan struct{} // closed when Close has finished, and no child is open
+	late     error         // what closing children went wrong after Close had given up; to be read once closed is
 }
 
 // dormant is a child for other hosts.
@@ -65,6 +66,7 @@ type child struct {
 	raw     any                                                     // its configuration, if it is opened on demand
 	open    func(ctx context.Context) (connectors.Connector, error) // nil if it is open from the start
 	opening chan struct{}                                           // a lock that gives way to ctx
+	ended   atomic.Bool                                             // it must not be opened any more
 	conn    atomic.Pointer[connectors.Connector]
 }
 
@@ -149,6 +151,9 @@ func (c *child) get(ctx context.Context) (connectors.Connector, error) {
 	}
 	if p := c.conn.Load(); p != nil {
 		return *p, nil
+	}
+	if c.ended.Load() {
+		return nil, connectors.ErrClosed
 	}
 	conn, err := c.open(ctx)
 	if err != nil {
@@ -333,15 +338,16 @@ func (m *Connector) Config() connectors.Config {
 }
 
 // Close implements connectors.Connector. It closes every open child even if one fails, and returns all their errors. Waits end with
-// [connectors.ErrClosed]; other calls in flight are waited for as long as ctx lives.
+// [connectors.ErrClosed]; other calls in flight are waited for as long as ctx lives. A child that one of them is still opening then is closed as soon
+// as it is open; another Close waits for that.
 func (m *Connector) Close(ctx context.Context) error {
-	return m.close(ctx, false, func(conn connectors.Connector) error { return conn.Close(ctx) })
+	return m.close(ctx, false, func(ctx context.Context, conn connectors.Connector) error { return conn.Close(ctx) })
 }
 
 // CloseClear implements connectors.ClearCloser. To clear, children that were not opened so far are opened. A child that cannot delete its objects
 // is closed all the same, and named in the error.
 func (m *Connector) CloseClear(ctx context.Context, clear bool) error {
-	return m.close(ctx, clear, func(conn connectors.Connector) error {
+	return m.close(ctx, clear, func(ctx context.Context, conn connectors.Connector) error {
 		err := connectors.CloseClear(ctx, conn, clear)
 		if errors.Is(err, errors.ErrUnsupported) {
 			// Not wrapped: the caller would take it for "this connector cannot clear", and try to close again what is closed.
@@ -352,16 +358,15 @@ func (m *Connector) CloseClear(ctx context.Context, clear bool) error {
 }
 
 // close ends the connector and then every child that is open, or every child at all.
-func (m *Connector) close(ctx context.Context, all bool, end func(connectors.Connector) error) error {
+func (m *Connector) close(ctx context.Context, all bool, end func(context.Context, connectors.Connector) error) error {
 	if !m.calls.shut() {
 		select { // another Close is at it, or has been
 		case <-m.closed:
-			return nil
+			return connectors.WrapError("close", "multi", nil, m.late)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	defer close(m.closed)
 	m.beginEnd(connectors.ErrClosed)
 	var errs []error
 	select {
@@ -369,19 +374,59 @@ func (m *Connector) close(ctx context.Context, all bool, end func(connectors.Con
 	case <-ctx.Done():
 		errs = append(errs, ctx.Err()) // the children drain their own calls
 	}
+	var late []*child
 	for _, c := range m.order {
-		if !all && c.conn.Load() == nil {
-			continue
-		}
-		conn, err := c.get(ctx)
-		if err == nil {
-			err = end(conn)
+		opening, err := c.close(ctx, all, end)
+		if opening {
+			late = append(late, c)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("closing child %q: %w", c.name, err))
 		}
 	}
+	if len(late) == 0 {
+		close(m.closed)
+	} else {
+		go m.closeLate(context.WithoutCancel(ctx), late, end)
+	}
 	return connectors.WrapError("close", "multi", nil, errors.Join(errs...))
+}
+
+// close ends the child if it is open, or opens it to end it. It reports whether a call that Close could not wait for is opening it just now.
+func (c *child) close(ctx context.Context, open bool, end func(context.Context, connectors.Connector) error) (opening bool, err error) {
+	if open {
+		_, err = c.get(ctx)
+	}
+	c.ended.Store(true)
+	if p := c.conn.Load(); p != nil {
+		return false, end(ctx, *p)
+	}
+	select {
+	case c.opening <- struct{}{}:
+		defer func() { <-c.opening }()
+	default:
+		return true, errors.Join(err, errors.New("a call is still opening it; it is closed then"))
+	}
+	if p := c.conn.Load(); p != nil { // opened between the two looks
+		return false, end(ctx, *p)
+	}
+	return false, err
+}
+
+// closeLate ends the children that were being opened when Close gave up.
+func (m *Connector) closeLate(ctx context.Context, late []*child, end func(context.Context, connectors.Connector) error) {
+	defer close(m.closed)
+	var errs []error
+	for _, c := range late {
+		c.opening <- struct{}{}
+		if p := c.conn.Load(); p != nil {
+			if err := end(ctx, *p); err != nil {
+				errs = append(errs, fmt.Errorf("closing child %q: %w", c.name, err))
+			}
+		}
+		<-c.opening
+	}
+	m.late = errors.Join(errs...)
 }
 
 // gate counts calls in flight and keeps new ones out once it is shut.

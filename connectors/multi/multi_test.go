@@ -804,6 +804,99 @@ func TestCloseGivesUp(t *testing.T) {
 	})
 }
 
+// TestCloseWhileOpening: a child that a call is opening when Close gives up is closed once it is open, and another Close waits for that.
+func TestCloseWhileOpening(t *testing.T) {
+	for _, clear := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &tracked{}
+			slow := d.driver()
+			open := slow.Open
+			slow.Open = func(ctx context.Context, o *connectors.Options, env *connectors.Env) (connectors.Connector, error) {
+				time.Sleep(time.Hour)
+				return open(ctx, o, env)
+			}
+			r := registry()
+			r.Register(slow)
+			c, err := r.Open(t.Context(), twoKinds(), &connectors.Env{Received: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := c.(*Connector)
+			put := make(chan error, 2)
+			for range 2 {
+				go func() {
+					_, err := m.Put(t.Context(), sized(100))
+					put <- err
+				}()
+			}
+			synctest.Wait()
+			for range 2 { // the second gives up too, and must not say that all is closed
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				if err := m.CloseClear(ctx, clear); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Close while a child is being opened: %v", err)
+				}
+				cancel()
+			}
+			start := time.Now()
+			// The tracked child cannot clear, which whoever closes last hears.
+			if err := m.Close(t.Context()); (err != nil) != clear || clear && !strings.Contains(err.Error(), "objects are kept") {
+				t.Errorf("the Close after that: %v", err)
+			}
+			if d.opened != 1 || d.shut != 1 {
+				t.Errorf("after %v the child was opened %d times and closed %d times", time.Since(start), d.opened, d.shut)
+			}
+			<-put // what became of the Puts is not said
+			<-put
+			if _, err := m.Put(t.Context(), sized(100)); !errors.Is(err, connectors.ErrClosed) {
+				t.Errorf("Put after Close: %v", err)
+			}
+		})
+	}
+}
+
+// TestMalformedChildKeepsSecrets: whoever forgets the policy must not find the password in a log.
+func TestMalformedChildKeepsSecrets(t *testing.T) {
+	opts := map[string]any{"password": "hunter2"}
+	for want, child := range map[string]any{
+		"[a string, a table]":                         []any{"redis", opts},
+		"[a string, a string, a table, a table, ...]": []any{"hunter2", "hunter2", opts, opts, opts},
+		"a table":  opts,
+		"a string": "hunter2",
+		"nothing":  nil,
+	} {
+		cfg := connectors.Config{Kind: "multi", Options: map[string]any{"a": child}}
+		_, err1 := registry().Open(t.Context(), cfg, nil)
+		_, err2 := registry().Locations(cfg, nil)
+		_, err3 := registry().Travelling(cfg, false)
+		for _, err := range []error{err1, err2, err3} {
+			if !errors.Is(err, connectors.ErrConfig) || strings.Contains(err.Error(), "hunter2") || !strings.HasSuffix(err.Error(), "not "+want) {
+				t.Errorf("%v, want one that ends in %q", err, want)
+			}
+		}
+	}
+}
+
+// TestChildrenAreReceivedToo: children are opened under the same suspicion as their parent.
+func TestChildrenAreReceivedToo(t *testing.T) {
+	ctx := t.Context()
+	denied := errors.New("denied")
+	dir := t.TempDir()
+	cfg := connectors.Config{Kind: "multi", Options: map[string]any{
+		"inner": entryOf("multi", map[string]any{"files": entryOf("file", map[string]any{"store_dir": dir}, map[string]any{})}, map[string]any{})}}
+	var asked []connectors.Location
+	m, err := registryWithFile().Open(ctx, cfg, &connectors.Env{Received: true, Confirm: func(l connectors.Location) error {
+		asked = append(asked, l)
+		return denied
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close(ctx)
+	if _, err := m.Put(ctx, sized(1)); !errors.Is(err, denied) || len(asked) != 1 || asked[0].Kind != "file" {
+		t.Errorf("%v; asked about %v", err, asked)
+	}
+}
+
 // slowPut is a child whose Put takes a while.
 type slowPut struct {
 	connectors.Connector

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ type Policy struct {
 	Priority int // children with a higher one are asked first
 
 	// HostPattern lists Python regular expressions, one of which must match the whole host name. Nil: any host. Empty but not nil: no host,
-	// as in Python.
+	// as in Python. One has at most 256 bytes, and a bounded size once its repetitions are written out.
 	HostPattern []string
 
 	MinSizeBytes int64 // smallest object
@@ -69,12 +70,45 @@ func (p Policy) ValidOnHost(hostname string) (bool, error) {
 	return valid, nil
 }
 
+// What one pattern may cost: a few bytes, such as \w{1000}, may compile to megabytes.
+const (
+	maxPattern = 256
+	maxStates  = 2048
+)
+
+// states estimates how large an expression becomes once its counted repetitions are written out.
+func states(re *syntax.Regexp) int {
+	n := 1
+	if re.Op == syntax.OpLiteral {
+		n = len(re.Rune)
+	}
+	for _, sub := range re.Sub {
+		n = min(n+states(sub), maxStates+1)
+	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Min, re.Max, 1)
+	}
+	if re.Op == syntax.OpCharClass {
+		n += len(re.Rune) / 64
+	}
+	return min(n, maxStates+1)
+}
+
 // compile returns a Go expression that matches what Python's re.fullmatch does.
 func compile(pattern string) (*regexp.Regexp, error) {
-	re, err := regexp.Compile(`\A(?:` + translate(pattern) + `)\z`)
+	if len(pattern) > maxPattern {
+		return nil, fmt.Errorf("%w: a host_pattern of %d bytes; the most is %d, so list several", connectors.ErrConfig, len(pattern), maxPattern)
+	}
+	body := translate(pattern)
+	// By itself first: a pattern that closes our group would match something else than it says.
+	parsed, err := syntax.Parse(body, syntax.Perl)
+	if err == nil && states(parsed) > maxStates {
+		return nil, fmt.Errorf("%w: host_pattern %.200q repeats too much; a host name has at most 253 characters, so use smaller counts, or *",
+			connectors.ErrConfig, pattern)
+	}
+	var re *regexp.Regexp
 	if err == nil {
-		// A pattern that closes our group would match something else than it says.
-		_, err = regexp.Compile(translate(pattern))
+		re, err = regexp.Compile(`\A(?:` + body + `)\z`)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: host_pattern %.200q: %v (lookaround, back references and possessive or conditional groups are not supported; "+

@@ -6,7 +6,9 @@ import (
 	"math"
 	"os"
 	"reflect"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -121,6 +123,58 @@ func TestPatternRefused(t *testing.T) {
 		_, err := Policy{HostPattern: []string{"fine", pattern}}.ValidOnHost("fine")
 		if !errors.Is(err, connectors.ErrConfig) || !strings.Contains(err.Error(), "host_pattern") {
 			t.Errorf("%q: %v", pattern, err)
+		}
+	}
+}
+
+// TestPatternBounds: what a stranger's patterns cost is bounded before they are compiled.
+func TestPatternBounds(t *testing.T) {
+	for _, pattern := range []string{strings.Repeat("a", 257), strings.Repeat("a{1000}", 20), `\w{1000}\pL{1000}\w{1000}\w{1000}\w{1000}`, `(((a{20}){20}){20})`} {
+		if _, err := (Policy{HostPattern: []string{pattern}}).ValidOnHost("a"); !errors.Is(err, connectors.ErrConfig) {
+			t.Errorf("%.50q: %v", pattern, err)
+		}
+	}
+	for _, pattern := range []string{strings.Repeat("a", 256), `[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63}){0,10}`, `node-(\d{1,5}|login\d{,2})\.cluster`} {
+		if _, err := (Policy{HostPattern: []string{pattern}}).ValidOnHost("a"); err != nil {
+			t.Error(err)
+		}
+	}
+	many := make([]any, maxPatterns)
+	for i := range many {
+		many[i] = "a{1000}"
+	}
+	children := func(n int, policy map[string]any) map[string]any {
+		opts := map[string]any{}
+		for i := range n {
+			opts[strconv.Itoa(i)] = entryOf("local", map[string]any{}, policy)
+		}
+		return opts
+	}
+	policy := map[string]any{"host_pattern": many}
+	one := map[string]any{"host_pattern": "x"}
+	for name, tc := range map[string]struct {
+		opts map[string]any
+		fits bool
+	}{
+		"patterns":            {children(1, policy), true},
+		"one pattern more":    {map[string]any{"a": children(1, policy)["0"], "b": children(1, one)["0"]}, false},
+		"in nested ones":      {map[string]any{"a": entryOf("multi", children(1, policy), one)}, false},
+		"children":            {children(maxChildren, map[string]any{}), true},
+		"one child more":      {children(maxChildren+1, map[string]any{}), false},
+		"children in nesting": {map[string]any{"a": entryOf("multi", children(maxChildren, map[string]any{}), map[string]any{})}, false},
+	} {
+		cfg := connectors.Config{Kind: "multi", Options: tc.opts}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := registry().Locations(cfg, &connectors.Env{Received: true})
+		runtime.ReadMemStats(&after)
+		if tc.fits != (err == nil) || err != nil && !errors.Is(err, connectors.ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > 256<<20 {
+			t.Errorf("%s: %d MiB allocated", name, got>>20)
+		} else {
+			t.Logf("%s: %d KiB allocated", name, got>>10)
 		}
 	}
 }

@@ -44,12 +44,7 @@ func (c *Connector) GetBytes(ctx context.Context, key connectors.Key) ([]byte, e
 	defer c.gate.leave()
 	var p []byte
 	var found bool
-	err = c.exec(ctx, id, func(cn *conn) (err error) {
-		cn.command(2, "GET")
-		cn.arg(id)
-		if err := cn.flush(); err != nil {
-			return err
-		}
+	err = c.query(ctx, "GET", id, func(cn *conn) (err error) {
 		p, found, err = cn.bytes(c.opts.MaxBytes)
 		return err
 	})

@@ -22,6 +22,9 @@ const (
 	gather = 8 << 10
 	// writeStep is how much may leave before the deadline is moved: the timeout is for lack of progress, not for the whole value.
 	writeStep = 8 << 20
+	// trustOwn is how much memory a server that this program chose may have us allocate by the head of a value, before any byte of it came: all that
+	// Redis takes by default, so that nothing is copied. trustReceived is the same for a server that a received proxy names.
+	trustOwn, trustReceived = defaultMaxBytes, 64 << 20
 	// maxLine bounds a reply's line; longer ones are no Redis.
 	maxLine = readBuffer
 )
@@ -35,7 +38,13 @@ type conn struct {
 
 	timeout  time.Duration // most time without progress; 0: none
 	readMark time.Time     // when the read deadline was last moved
-	maxValue int64
+	trust    int64         // how much memory a value gets because its head says so; more comes as its bytes do
+	peek     peek          // looks for bytes while nobody reads
+	cluster  bool          // the server is one of a cluster, whose slots may move
+
+	asking bool // each command needs ASKING before it: the slot is moving to this server
+	multi  bool // MULTI was sent, which takes ASKING for all that follows
+	asks   int  // ASKINGs whose answer was not read: one before each reply, or, with MULTI, one before the first
 
 	out  []byte      // heads of the commands that are not sent yet, with small parts among them
 	cuts []cut       // large parts, each with its place in out
@@ -55,8 +64,9 @@ type cut struct {
 	part []byte
 }
 
-func newConn(raw, nc net.Conn, addr string, timeout time.Duration, maxValue int64) *conn {
-	c := &conn{raw: raw, nc: nc, addr: addr, timeout: timeout, maxValue: maxValue}
+func newConn(raw, nc net.Conn, addr string, timeout time.Duration) *conn {
+	c := &conn{raw: raw, nc: nc, addr: addr, timeout: timeout, trust: trustOwn}
+	c.peek.init(raw)
 	c.br = bufio.NewReaderSize(c, readBuffer)
 	return c
 }
@@ -122,8 +132,31 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// quiet reports whether the connection, which is idle, is still of use: open, and without bytes that nobody asked for, which would be the next
+// command's answer.
+func (c *conn) quiet() bool {
+	if !c.peek.silent() {
+		return false
+	}
+	if c.nc == c.raw {
+		return true
+	}
+	// TLS may have read more from the socket than it gave us. It gives that without looking at the deadline.
+	c.nc.SetReadDeadline(past)
+	var b [1]byte
+	n, err := c.nc.Read(b[:])
+	return n == 0 && timedOut(err)
+}
+
 // command starts a command of so many arguments, its name included.
 func (c *conn) command(args int, name string) {
+	if c.asking {
+		if !c.multi {
+			c.out = append(c.out, "*1\r\n$6\r\nASKING\r\n"...) // it is for one command only
+			c.asks++
+		}
+		c.multi = name == "MULTI" || c.multi && name != "EXEC"
+	}
 	c.head('*', args)
 	c.arg(name)
 }
@@ -265,7 +298,10 @@ func (c *conn) writeDeadline() error {
 }
 
 // serverError is an error reply. The connection is in order after it.
-type serverError struct{ text string }
+type serverError struct {
+	text    string
+	cluster bool // of a connector with option cluster
+}
 
 func (e *serverError) Error() string { return "the server says: " + e.text }
 
@@ -289,6 +325,21 @@ func (c *conn) strange(format string, args ...any) error {
 // reply reads the head of a reply: its mark, its number (for ':', '$', '*' and '>'; -1 for nil) or its line (for '+'), which is valid until the
 // next read. An error reply is a *serverError.
 func (c *conn) reply() (mark byte, n int64, line []byte, err error) {
+	if c.asks > 0 {
+		c.asks--
+		if mark, _, line, err = c.readHead(); err == nil && (mark != '+' || string(line) != "OK") {
+			err = c.strange("%q where the answer to ASKING belongs", mark)
+		}
+		if err != nil {
+			c.broken = true // the answer to the command itself is still to come
+			return 0, 0, nil, err
+		}
+	}
+	return c.readHead()
+}
+
+// readHead reads one head, as reply says, of whatever comes.
+func (c *conn) readHead() (mark byte, n int64, line []byte, err error) {
 	line, err = c.br.ReadSlice('\n')
 	if err == bufio.ErrBufferFull {
 		return 0, 0, nil, c.strange("a line of more than %d bytes", maxLine)
@@ -308,7 +359,7 @@ func (c *conn) reply() (mark byte, n int64, line []byte, err error) {
 	case '+':
 		return mark, 0, line, nil
 	case '-':
-		return mark, 0, nil, &serverError{string(line[:min(len(line), 300)])}
+		return mark, 0, nil, &serverError{string(line[:min(len(line), 300)]), c.cluster}
 	case '_': // nil in RESP 3
 		return '$', -1, nil, nil
 	case ':', '$', '*', '>':
@@ -450,8 +501,8 @@ func (c *conn) bulkHead(limit int64) (int64, error) {
 	return n, nil
 }
 
-// body fills p with a value's bytes, and reads the end of line behind them. Bytes that br does not hold yet go from the socket to p directly.
-func (c *conn) body(p []byte) error {
+// fill fills p with a value's bytes. Bytes that br does not hold yet go from the socket to p directly.
+func (c *conn) fill(p []byte) error {
 	if _, err := io.ReadFull(c.br, p); err != nil {
 		c.broken = true
 		if err == io.EOF {
@@ -459,7 +510,7 @@ func (c *conn) body(p []byte) error {
 		}
 		return err
 	}
-	return c.endOfValue()
+	return nil
 }
 
 func (c *conn) endOfValue() error {
@@ -484,8 +535,23 @@ func (c *conn) buffer(limit int64) (b *transport.Buffer, found bool, err error) 
 	if err != nil || n < 0 {
 		return nil, false, err
 	}
-	b = memory(n)
-	if err := c.body(b.Bytes()); err != nil {
+	size := min(n, c.trust)
+	b = memory(size)
+	for from := int64(0); ; {
+		if err := c.fill(b.Bytes()[from:]); err != nil {
+			b.Release()
+			return nil, false, err
+		}
+		if size == n {
+			break
+		}
+		from, size = size, min(n, 2*size) // so much came: it may well be true
+		more := memory(size)
+		copy(more.Bytes(), b.Bytes())
+		b.Release()
+		b = more
+	}
+	if err := c.endOfValue(); err != nil {
 		b.Release()
 		return nil, false, err
 	}
@@ -498,8 +564,18 @@ func (c *conn) bytes(limit int64) (p []byte, found bool, err error) {
 	if err != nil || n < 0 {
 		return nil, false, err
 	}
-	p = make([]byte, n)
-	return p, true, c.body(p)
+	p = make([]byte, min(n, c.trust))
+	for from := 0; ; {
+		if err := c.fill(p[from:]); err != nil {
+			return nil, false, err
+		}
+		if int64(len(p)) == n {
+			return p, true, c.endOfValue()
+		}
+		more := make([]byte, min(n, 2*int64(len(p))))
+		from = copy(more, p)
+		p = more
+	}
 }
 
 // discard reads a value and forgets it.

@@ -3,6 +3,7 @@ package redis
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"runtime"
@@ -26,7 +27,7 @@ func (t *tape) Close() error                { return nil }
 
 func play(in string) (*conn, *tape) {
 	t := &tape{in: strings.NewReader(in)}
-	return newConn(t, t, "test", 0, 1<<20), t
+	return newConn(t, t, "test", 0), t
 }
 
 func TestCommand(t *testing.T) {
@@ -71,12 +72,83 @@ func TestReply(t *testing.T) {
 	}
 }
 
+// TestClaim reads values that are longer than what is allocated at once, and heads that claim more than comes.
+func TestClaim(t *testing.T) {
+	value := strings.Repeat("0123456789", 100_000)
+	cn, _ := play(strings.Repeat(fmt.Sprintf("$%d\r\n%s\r\n", len(value), value), 2))
+	cn.trust = 1000
+	b, found, err := cn.buffer(1 << 20)
+	if err != nil || !found || string(b.Bytes()) != value {
+		t.Errorf("a value that was grown: found %v, %v", found, err)
+	}
+	b.Release()
+	if p, found, err := cn.bytes(1 << 20); err != nil || !found || string(p) != value {
+		t.Errorf("a value that was grown: found %v, %v", found, err)
+	}
+	for _, read := range []func(*conn) error{
+		func(cn *conn) error { _, _, err := cn.buffer(1 << 40); return err },
+		func(cn *conn) error { _, _, err := cn.bytes(1 << 40); return err },
+	} {
+		cn, _ := play("$1099511627776\r\nabc")
+		cn.trust = 1000
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := read(cn)
+		runtime.ReadMemStats(&after)
+		if grown := after.TotalAlloc - before.TotalAlloc; err != io.ErrUnexpectedEOF || grown > 1<<20 {
+			t.Errorf("a claim of 1 TiB allocates %d bytes, %v", grown, err)
+		}
+	}
+}
+
+func TestAsking(t *testing.T) {
+	cn, tape := play("+OK\r\n:1\r\n+OK\r\n-ERR x\r\n")
+	cn.asking = true
+	for _, name := range []string{"A", "B", "MULTI", "C", "EXEC", "D", "E"} {
+		cn.command(1, name)
+	}
+	if err := cn.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if sent := strings.Join(strings.FieldsFunc(tape.out.String(), func(r rune) bool { return r < 'A' }), " "); sent !=
+		"ASKING A ASKING B ASKING MULTI C EXEC ASKING D ASKING E" {
+		t.Errorf("sent %s", sent)
+	}
+	a, err := cn.int()
+	_, err2 := cn.int()
+	var se *serverError
+	if a != 1 || err != nil || !errors.As(err2, &se) || cn.broken {
+		t.Errorf("%d, %v, %v", a, err, err2)
+	}
+}
+
+// BenchmarkQuiet is what it costs to look whether an idle connection is still of use.
+func BenchmarkQuiet(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	cn := newConn(c, c, "", 0)
+	b.ReportAllocs()
+	for b.Loop() {
+		if !cn.quiet() {
+			b.Fatal("not quiet")
+		}
+	}
+}
+
 func TestRedirect(t *testing.T) {
 	for text, want := range map[string]string{
 		"MOVED 1 h:2": "h:2", "ASK 1 h:2": "h:2", "MOVED 1 :7": "127.0.0.1:7", "MOVED 1 ::1:7": "[::1]:7", "MOVED 1 [::1]:7": "[::1]:7",
 		"MOVED": "", "MOVED 1": "", "MOVED 1 ": "", "ERR 1 h:2": "",
 	} {
-		addr, ask, ok := redirect(&serverError{text}, "127.0.0.1:1")
+		addr, ask, ok := redirect(&serverError{text: text}, "127.0.0.1:1")
 		if ok != (want != "") || ok && (addr != want || ask != strings.HasPrefix(text, "ASK")) {
 			t.Errorf("%q leads to %q, %v, %v", text, addr, ask, ok)
 		}
@@ -90,7 +162,7 @@ func FuzzReply(f *testing.F) {
 		f.Add(s, "MOVED 1 h:2")
 	}
 	f.Fuzz(func(t *testing.T, in, text string) {
-		if addr, _, ok := redirect(&serverError{text}, "h:1"); ok && addr == "" {
+		if addr, _, ok := redirect(&serverError{text: text}, "h:1"); ok && addr == "" {
 			t.Errorf("%q leads nowhere", text)
 		}
 		const limit = 1 << 16

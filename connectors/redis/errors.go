@@ -7,6 +7,8 @@ import (
 	"net"
 	"strings"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/proxyplane/proxyplane/connectors"
 )
 
@@ -18,6 +20,8 @@ func explain(err error, addr string) error {
 		return nil
 	case errors.As(err, &se):
 		return explainReply(se, addr)
+	case errors.As(err, new(refused)):
+		return err
 	case errors.Is(err, connectors.ErrUnavailable), errors.Is(err, connectors.ErrCorrupt), errors.Is(err, connectors.ErrTooLarge),
 		errors.Is(err, connectors.ErrConfig), errors.Is(err, connectors.ErrNotFound), errors.Is(err, connectors.ErrInvalidRange),
 		errors.Is(err, connectors.ErrInvalidKey), errors.Is(err, connectors.ErrClosed):
@@ -60,6 +64,8 @@ func explainReply(e *serverError, addr string) error {
 		return with(connectors.ErrUnavailable, "the server's memory is full: evict objects, set option ttl, or raise its maxmemory")
 	case strings.Contains(e.text, "invalid bulk length"), strings.Contains(e.text, "string exceeds maximum"):
 		return with(connectors.ErrTooLarge, "raise the server's proto-max-bulk-len, or keep such objects in a file or endpoint connector")
+	case (code == "MOVED" || code == "ASK") && e.cluster:
+		return with(connectors.ErrUnavailable, "the cluster is moving its slots; try again later")
 	case code == "MOVED", code == "ASK":
 		return with(connectors.ErrConfig, "that server is part of a cluster: set options addrs and cluster")
 	case code == "CROSSSLOT":
@@ -71,4 +77,35 @@ func explainReply(e *serverError, addr string) error {
 		return with(connectors.ErrUnavailable, "try again later")
 	}
 	return fmt.Errorf("%w (%s)", e, addr)
+}
+
+// tellable are the parts of an error reply to a login that explainReply looks for.
+var tellable = []string{"unauthenticated", "invalid password", "called without any password configured", "DB index", "SELECT is not allowed",
+	"max number of clients"}
+
+// secretive is for an error from a login with a password, which a server may repeat in what it says ("unknown command 'AUTH', with args beginning
+// with: ..."): of a server's text it keeps the code and what we know.
+func secretive(err error) error {
+	var se *serverError
+	var ge goredis.Error
+	switch {
+	case errors.As(err, &se):
+		return &serverError{tell(se), se.cluster}
+	case errors.As(err, &ge) && !errors.Is(err, goredis.Nil):
+		return errors.New("the server says: " + tell(&serverError{text: ge.Error()}))
+	}
+	return err
+}
+
+func tell(e *serverError) string {
+	code := e.code()
+	if strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		code = "ERR"
+	}
+	for _, known := range tellable {
+		if strings.Contains(e.text, known) {
+			return code + " ..." + known
+		}
+	}
+	return code + " ... (the rest may repeat the password)"
 }

@@ -48,7 +48,7 @@ type Options struct {
 	PoolSize    int           // calls that run at once, the others wait; default: 10 per CPU
 	Timeout     time.Duration // longest time without any progress of a transfer; default: 30 s
 	DialTimeout time.Duration // for connecting and logging in; default: 5 s
-	MaxBytes    int64         // largest object, which also bounds what a server can make us allocate; default: 512 MiB, as Redis's proto-max-bulk-len
+	MaxBytes    int64         // largest object, which also bounds what a server can make us hold; default: 512 MiB, as Redis's proto-max-bulk-len
 	ClearAll    bool          // delete everything in the database (FLUSHDB) at Close, whoever made it: what Python's clear does
 }
 
@@ -60,6 +60,8 @@ const (
 	defaultDialTimeout = 5 * time.Second
 	defaultMaxBytes    = 512 << 20
 )
+
+func defaultPoolSize() int { return 10 * runtime.GOMAXPROCS(0) }
 
 // ensure fills in the defaults and refuses what contradicts itself.
 func (o *Options) ensure() error {
@@ -125,7 +127,7 @@ func (o *Options) ensure() error {
 		}
 	}
 	if o.PoolSize == 0 {
-		o.PoolSize = 10 * runtime.GOMAXPROCS(0)
+		o.PoolSize = defaultPoolSize()
 	}
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
@@ -221,13 +223,21 @@ func Driver() connectors.Driver {
 		PythonOptions: []string{"hostname", "port", "clear"},
 		// Python's connector knows neither logins nor TLS, nor another way to the server than host and port.
 		Essential: []string{"socket", "addrs", "cluster", "master_name", "username", "password", "password_file", "db", "tls"},
-		Secret:    []string{"password", "sentinel_password"},
-		Open: func(_ context.Context, o *connectors.Options, _ *connectors.Env) (connectors.Connector, error) {
+		// clear_all is no secret, but it must not travel: it would have the receiver delete a database.
+		Secret: []string{"password", "sentinel_password", "clear_all"},
+		Open: func(_ context.Context, o *connectors.Options, env *connectors.Env) (connectors.Connector, error) {
 			opts := parse(o)
 			if err := o.Err(); err != nil {
 				return nil, err
 			}
-			return New(opts)
+			if !env.Received {
+				return New(opts)
+			}
+			// A stranger's configuration deletes nothing and sets no bounds of ours.
+			opts.Clear, opts.ClearAll = false, false
+			opts.MaxBytes = min(opts.MaxBytes, defaultMaxBytes)
+			opts.PoolSize = min(opts.PoolSize, defaultPoolSize())
+			return newConnector(opts, trustReceived, env.Confirm)
 		},
 		Locations: func(o *connectors.Options, _ *connectors.Env) ([]connectors.Location, error) {
 			opts := parse(o)
@@ -253,8 +263,8 @@ func parse(o *connectors.Options) Options {
 	}
 }
 
-// locations names every host that is dialed and every file that is read. A cluster and a sentinel can name further hosts, which is theirs to do:
-// who allows the ones allows the others.
+// locations names every host that is dialed at first and every file that is read. A cluster and a sentinel can name further hosts; for those a
+// received configuration is confirmed when they are dialed.
 func (o Options) locations() ([]connectors.Location, error) {
 	if err := o.ensure(); err != nil {
 		return nil, err

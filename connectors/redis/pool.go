@@ -22,7 +22,15 @@ type dialer struct {
 	tls      *tls.Config
 	opts     *Options
 	password func() (string, error)
+	trust    int64                           // see conn
+	known    map[string]bool                 // the hosts that the configuration names
+	confirm  func(connectors.Location) error // asked about every other host; may be nil
 }
+
+// refused is the policy's error about a host that a server named.
+type refused struct{ error }
+
+func (r refused) Unwrap() error { return r.error }
 
 // dial returns a fresh connection. resp3 is for a watcher, which needs push messages.
 func (d *dialer) dial(ctx context.Context, addr string, resp3 bool) (*conn, error) {
@@ -32,7 +40,8 @@ func (d *dialer) dial(ctx context.Context, addr string, resp3 bool) (*conn, erro
 	if err != nil {
 		return nil, err
 	}
-	cn := newConn(raw, nc, addr, d.opts.Timeout, d.opts.MaxBytes)
+	cn := newConn(raw, nc, addr, d.opts.Timeout)
+	cn.trust, cn.cluster = d.trust, d.opts.Cluster
 	stop := context.AfterFunc(ctx, cn.abort)
 	err = d.login(cn, resp3)
 	if !stop() || err != nil {
@@ -46,6 +55,14 @@ func (d *dialer) dial(ctx context.Context, addr string, resp3 bool) (*conn, erro
 }
 
 func (d *dialer) connect(ctx context.Context, addr string) (raw, nc net.Conn, err error) {
+	if host, _, err := net.SplitHostPort(addr); d.confirm != nil && d.network == "tcp" && (err != nil || !d.known[host]) {
+		if err == nil {
+			err = d.confirm(connectors.Location{Kind: kind, Host: host})
+		}
+		if err != nil {
+			return nil, nil, refused{fmt.Errorf("a server led to %s: %w", addr, err)}
+		}
+	}
 	var nd net.Dialer
 	raw, err = nd.DialContext(ctx, d.network, addr)
 	if err != nil {
@@ -110,6 +127,15 @@ func (d *dialer) login(cn *conn, resp3 bool) error {
 	if len(cn.out) == 0 {
 		return nil
 	}
+	err = d.loggedIn(cn, resp3, password != "")
+	if password != "" {
+		err = secretive(err)
+	}
+	return err
+}
+
+// loggedIn sends what login wrote, and reads the answers.
+func (d *dialer) loggedIn(cn *conn, resp3, auth bool) error {
 	if err := cn.flush(); err != nil {
 		return err
 	}
@@ -117,7 +143,7 @@ func (d *dialer) login(cn *conn, resp3 bool) error {
 		if err := cn.skip(0); err != nil { // the answer to HELLO tells of the server
 			return err
 		}
-	} else if password != "" {
+	} else if auth {
 		if err := cn.status("OK"); err != nil {
 			return err
 		}
@@ -181,22 +207,24 @@ func (p *pool) endTurn() { <-p.turns }
 
 // get returns a connection to addr, an idle one unless fresh is asked for. reused says which it is.
 func (p *pool) get(ctx context.Context, addr string, fresh bool) (cn *conn, reused bool, err error) {
-	p.mu.Lock()
-	if idle := p.idle[addr]; len(idle) > 0 && !fresh {
+	for {
+		p.mu.Lock()
+		idle := p.idle[addr]
+		if n := len(idle); n == 0 || fresh || time.Since(idle[n-1].used) >= maxIdle {
+			p.dropIdle(addr) // if fresh is set their server went away too, and else they have waited for even longer
+			p.mu.Unlock()
+			break
+		}
 		cn = idle[len(idle)-1]
 		idle[len(idle)-1] = nil
 		p.idle[addr] = idle[:len(idle)-1]
-		if time.Since(cn.used) < maxIdle {
-			p.mu.Unlock()
+		p.mu.Unlock()
+		if cn.quiet() {
 			cn.got, cn.readMark = false, time.Time{}
 			return cn, true, nil
 		}
-		p.idle[addr] = append(p.idle[addr], cn) // the others have waited for even longer
-		p.dropIdle(addr)
-	} else if fresh {
-		p.dropIdle(addr) // their server went away too
+		p.discard(cn)
 	}
-	p.mu.Unlock()
 
 	cn, err = p.dial(ctx, addr, false)
 	return cn, false, err

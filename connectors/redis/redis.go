@@ -40,7 +40,11 @@ type Connector struct {
 }
 
 // New returns a connector. It contacts nobody yet, as Python's does not; it reads the TLS files.
-func New(opts Options) (*Connector, error) {
+func New(opts Options) (*Connector, error) { return newConnector(opts, trustOwn, nil) }
+
+// newConnector is New with what a received configuration changes: how much memory the server is trusted with, and who is asked about the hosts that
+// a cluster or a sentinel names.
+func newConnector(opts Options, trust int64, confirm func(connectors.Location) error) (*Connector, error) {
 	poolSet := opts.PoolSize > 0
 	if err := opts.ensure(); err != nil {
 		return nil, err
@@ -50,23 +54,28 @@ func New(opts Options) (*Connector, error) {
 		return nil, err
 	}
 	c := &Connector{opts: opts, poolSet: poolSet, gone: make(chan struct{}), closed: make(chan struct{})}
-	password := readPassword(&c.opts)
-	network, addr := "tcp", ""
+	d := &dialer{network: "tcp", tls: tlsConfig, opts: &c.opts, password: readPassword(&c.opts), trust: trust,
+		known: map[string]bool{opts.Hostname: true}, confirm: confirm}
+	for _, addr := range opts.Addrs {
+		host, _, _ := net.SplitHostPort(addr) // ensure has looked at it
+		d.known[host] = true
+	}
 	switch {
 	case opts.Cluster:
-		c.router = newCluster(&c.opts, tlsConfig, password)
+		c.router = newCluster(&c.opts, d)
 	case opts.MasterName != "":
-		c.router = newFailover(&c.opts, tlsConfig)
+		c.router = newFailover(&c.opts, d)
 	default:
-		network, addr = c.opts.addr()
+		var addr string
+		d.network, addr = c.opts.addr()
 		c.router = fixed(addr)
 	}
-	c.pool = newPool(&dialer{network: network, tls: tlsConfig, opts: &c.opts, password: password}, opts.PoolSize)
+	c.pool = newPool(d, opts.PoolSize)
 	if opts.Clear {
 		c.made = newMade()
 	}
 	c.gate.idle = make(chan struct{})
-	c.watches.byAddr = map[string]*watcher{}
+	c.watches.byAddr = map[string]*post{}
 	return c, nil
 }
 
@@ -181,6 +190,18 @@ func (c *Connector) exec(ctx context.Context, id string, fn func(*conn) error) e
 	return c.execAt(ctx, &id, addr, fn)
 }
 
+// query runs a command whose one argument is id by exec; read reads the reply.
+func (c *Connector) query(ctx context.Context, name, id string, read func(*conn) error) error {
+	return c.exec(ctx, id, func(cn *conn) error {
+		cn.command(2, name)
+		cn.arg(id)
+		if err := cn.flush(); err != nil {
+			return err
+		}
+		return read(cn)
+	})
+}
+
 // execAt is exec where the caller has a turn and knows the address. With a nil id it does not look for another server.
 func (c *Connector) execAt(ctx context.Context, id *string, addr string, fn func(*conn) error) error {
 	fresh, ask := false, false
@@ -210,6 +231,9 @@ func (c *Connector) execAt(ctx context.Context, id *string, addr string, fn func
 // next decides whether and where to try again after err.
 func (c *Connector) next(ctx context.Context, id *string, addr string, err error, stale bool, ask *bool) (string, bool) {
 	var se *serverError
+	if errors.As(err, new(refused)) {
+		return "", false
+	}
 	if errors.As(err, &se) {
 		to, isAsk, ok := redirect(se, addr)
 		if ok && c.opts.Cluster && id != nil {
@@ -263,16 +287,7 @@ func (c *Connector) run(ctx context.Context, cn *conn, ask bool, fn func(*conn) 
 			}
 		}()
 	}
-	if ask {
-		cn.command(1, "ASKING")
-		err := cn.flush()
-		if err == nil {
-			err = cn.status("OK")
-		}
-		if err != nil {
-			return err
-		}
-	}
+	cn.asking = ask
 	return fn(cn)
 }
 
@@ -371,12 +386,7 @@ func (c *Connector) Get(ctx context.Context, key connectors.Key) (*transport.Buf
 	defer c.gate.leave()
 	var b *transport.Buffer
 	var found bool
-	err = c.exec(ctx, id, func(cn *conn) (err error) {
-		cn.command(2, "GET")
-		cn.arg(id)
-		if err := cn.flush(); err != nil {
-			return err
-		}
+	err = c.query(ctx, "GET", id, func(cn *conn) (err error) {
 		b, found, err = cn.buffer(c.opts.MaxBytes)
 		return err
 	})
@@ -396,12 +406,7 @@ func (c *Connector) count(ctx context.Context, op, name string, key connectors.K
 		return 0, err
 	}
 	defer c.gate.leave()
-	err = c.exec(ctx, id, func(cn *conn) (err error) {
-		cn.command(2, name)
-		cn.arg(id)
-		if err := cn.flush(); err != nil {
-			return err
-		}
+	err = c.query(ctx, name, id, func(cn *conn) (err error) {
 		n, err = cn.int()
 		return err
 	})

@@ -1,8 +1,10 @@
 package redis_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -132,6 +135,7 @@ func TestErrors(t *testing.T) {
 	locked.Password = "hush"
 	tlsOnly := redistest.StartTLS(t)
 	small := redistest.Start(t, "--proto-max-bulk-len", "1048576", "--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
+	noAuth := redistest.Start(t, "--rename-command", "AUTH", "")
 	silent, http, gone := listen(t, nil), listen(t, []byte("HTTP/1.1 400 Bad Request\r\n\r\n")), "127.0.0.1:1"
 	s.Do("LPUSH", "list", "x")
 
@@ -172,6 +176,10 @@ func TestErrors(t *testing.T) {
 		{"wrong password", hostPort(locked.Addr(), redis.Options{Password: "hush-hush"}), get, connectors.ErrConfig, "correct option password"},
 		{"wrong user", hostPort(locked.Addr(), redis.Options{Username: "u", Password: "hush"}), get, connectors.ErrConfig, "username"},
 		{"password unasked for", hostPort(s.Addr(), redis.Options{Password: "hush"}), get, connectors.ErrConfig, "drop option password"},
+		{"server without AUTH", hostPort(noAuth.Addr(), redis.Options{Password: "hush"}), get, nil, "the server says: ERR"},
+		{"cluster without AUTH", redis.Options{Addrs: []string{noAuth.Addr()}, Cluster: true, Password: "hush"}, get, connectors.ErrUnavailable, "ERR"},
+		{"sentinel without AUTH", redis.Options{Addrs: []string{noAuth.Addr()}, MasterName: "m", SentinelPassword: "hush"}, get,
+			connectors.ErrUnavailable, "ERR"},
 		{"no password file", hostPort(s.Addr(), redis.Options{PasswordFile: "/none"}), get, connectors.ErrConfig, "password_file"},
 		{"database", hostPort(s.Addr(), redis.Options{DB: 999}), get, connectors.ErrConfig, "option db"},
 		{"nobody there", hostPort(gone, redis.Options{}), get, connectors.ErrUnavailable, gone},
@@ -592,8 +600,148 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// TestLateBytes has bytes come while a connection is idle: they answer nobody.
+func TestLateBytes(t *testing.T) {
+	certs := redistest.NewCertificates(t)
+	cert, err := tls.LoadX509KeyPair(certs.Cert, certs.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, opts := range map[string]redis.Options{"plain": {}, "TLS": {TLS: true, CAFile: certs.CA}} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.Hostname, opts.Port = "127.0.0.1", l.Addr().(*net.TCPAddr).Port
+		if opts.TLS {
+			l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}})
+		}
+		late, sent := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				wg.Go(func() {
+					defer c.Close()
+					for r := bufio.NewReader(c); ; {
+						if _, err := readCommand(r); err != nil {
+							return
+						}
+						io.WriteString(c, "$4\r\nmine\r\n")
+						<-late
+						io.WriteString(c, "$6\r\nothers\r\n")
+						sent <- struct{}{}
+					}
+				})
+			}
+		})
+		c := open(t, opts)
+		for i := range 3 {
+			b, err := c.GetBytes(t.Context(), connectors.RedisKey{RedisKey: "k"})
+			if err != nil || string(b) != "mine" {
+				t.Errorf("%s: get %d gives %q, %v", name, i, b, err)
+			}
+			late <- struct{}{}
+			<-sent
+		}
+		c.Close(t.Context())
+		l.Close()
+		wg.Wait()
+	}
+}
+
+// TestClusterAsks has all slots of one server on the move to the other, so that each new key there is to be asked for elsewhere, once per command.
+func TestClusterAsks(t *testing.T) {
+	t.Parallel()
+	nodes := redistest.StartCluster(t, 2)
+	c := open(t, redis.Options{Addrs: []string{nodes[0].Addr(), nodes[1].Addr()}, Cluster: true})
+	ids := []string{nodes[0].Do("CLUSTER", "MYID"), nodes[1].Do("CLUSTER", "MYID")}
+	for i, state := range []string{"MIGRATING", "IMPORTING"} {
+		conn, err := net.Dial("unix", nodes[i].Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		var all strings.Builder
+		for slot := range 8192 {
+			fmt.Fprintf(&all, "CLUSTER SETSLOT %d %s %s\r\n", slot, state, ids[1-i])
+		}
+		go io.WriteString(conn, all.String())
+		replies := make([]byte, 8192*len("+OK\r\n"))
+		if _, err := io.ReadFull(conn, replies); err != nil || strings.Trim(string(replies), "+OK\r\n") != "" {
+			t.Fatalf("setting slots: %v, %.40q", err, replies)
+		}
+	}
+	data := random(5<<20, 1)
+	for range 6 { // half of them are on the move
+		w, err := c.PutStream(t.Context(), int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		key, err := w.Commit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustHold(t, c, key, data)
+		if info, err := c.Stat(t.Context(), key); err != nil || info.Size != int64(len(data)) {
+			t.Errorf("stat: %+v, %v", info, err)
+		}
+		b, err := c.GetRange(t.Context(), key, 1000, 10)
+		if err != nil || !bytes.Equal(b.Bytes(), data[1000:1010]) {
+			t.Errorf("range: %v", err)
+		}
+		b.Release()
+		if err := c.Evict(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+		// An object of unknown size is renamed, which a cluster refuses while the slot moves and the new name is not there yet.
+		if w, err = c.PutStream(t.Context(), -1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		if key, err = w.Commit(); err == nil {
+			mustHold(t, c, key, data)
+			err = c.Evict(t.Context(), key)
+		}
+		if err != nil && !errors.Is(err, connectors.ErrUnavailable) {
+			t.Errorf("unknown size: %v", err)
+		}
+	}
+	if a, b := nodes[0].Do("DBSIZE"), nodes[1].Do("DBSIZE"); a != ":0" || b != ":0" {
+		t.Errorf("%s and %s keys are left behind", a, b)
+	}
+}
+
+// TestClusterSendsAround has a server that always leads on: that is a cluster in disorder, and no mistake of ours.
+func TestClusterSendsAround(t *testing.T) {
+	var self atomic.Pointer[net.TCPAddr]
+	addr := speak(t, func(args []string) string {
+		switch strings.ToUpper(args[0]) {
+		case "CLUSTER":
+			return fmt.Sprintf("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n", self.Load().Port)
+		case "GET":
+			return fmt.Sprintf("-MOVED 1 127.0.0.1:%d\r\n", self.Load().Port)
+		}
+		return "-ERR unknown command\r\n"
+	})
+	self.Store(addr)
+	c := open(t, redis.Options{Addrs: []string{addr.String()}, Cluster: true})
+	if _, err := c.Get(t.Context(), connectors.RedisKey{RedisKey: "k"}); !errors.Is(err, connectors.ErrUnavailable) || !strings.Contains(err.Error(), "moving") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestClusterMoves moves a slot while a connector uses it.
 func TestClusterMoves(t *testing.T) {
+	t.Parallel() // as the other tests that mostly wait for servers to find each other
 	nodes := redistest.StartCluster(t, 2)
 	c := open(t, redis.Options{Addrs: []string{nodes[1].Addr()}, Cluster: true})
 	data := random(100_000, 1)
@@ -670,9 +818,11 @@ func TestClusterMoves(t *testing.T) {
 }
 
 func TestSentinel(t *testing.T) {
-	master := redistest.Start(t)
+	t.Parallel()
+	master := redistest.Start(t, "--repl-diskless-sync-delay", "0") // else it waits 5 s for further replicas
 	replica := redistest.StartReplica(t, master)
 	sentinel := redistest.StartSentinel(t, "main", master)
+	sentinel.Try("SENTINEL", "DEBUG", "INFO-PERIOD", "100", "PING-PERIOD", "100", "ASK-PERIOD", "100") // Redis 7; older ones take longer to look
 	c := open(t, redis.Options{Addrs: []string{"127.0.0.1:1", sentinel.Addr()}, MasterName: "main"})
 	data := random(100_000, 1)
 	key := mustPut(t, c, data)

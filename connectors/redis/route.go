@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -39,11 +38,20 @@ type silent struct{}
 func (silent) Printf(context.Context, string, ...any) {}
 
 // cluster finds a key's server by go-redis, which keeps the table of slots up to date.
-type cluster struct{ client *goredis.ClusterClient }
+type cluster struct {
+	password func() (string, error)
+	client   *goredis.ClusterClient
+}
 
-func newCluster(o *Options, t *tls.Config, password func() (string, error)) *cluster {
-	return &cluster{goredis.NewClusterClient(&goredis.ClusterOptions{
-		Addrs: o.Addrs, CredentialsProviderContext: credentials(o.Username, password), TLSConfig: t, Protocol: 2,
+// forGoRedis opens go-redis's connections as our own, so that nobody is dialed that may not be.
+func (d *dialer) forGoRedis(ctx context.Context, _, addr string) (net.Conn, error) {
+	_, nc, err := d.connect(ctx, addr)
+	return nc, err
+}
+
+func newCluster(o *Options, d *dialer) *cluster {
+	return &cluster{d.password, goredis.NewClusterClient(&goredis.ClusterOptions{
+		Addrs: o.Addrs, CredentialsProviderContext: credentials(o.Username, d.password), Dialer: d.forGoRedis, TLSConfig: d.tls, Protocol: 2,
 		DialTimeout: o.DialTimeout, ReadTimeout: o.DialTimeout, DialerRetries: 1, MaxRetries: -1, MaxRedirects: 3, PoolSize: 2,
 		ContextTimeoutEnabled: true, DisableIdentity: true,
 	})}
@@ -63,6 +71,9 @@ func (c *cluster) addr(ctx context.Context, key string) (string, error) {
 		if e := ended(ctx); e != nil {
 			return "", e
 		}
+		if p, e := c.password(); p != "" || e != nil {
+			err = secretive(err)
+		}
 		return "", fmt.Errorf("finding the cluster's server of a slot: %w", err)
 	}
 	return node.Options().Addr, nil
@@ -78,16 +89,17 @@ func (c *cluster) close() error { return c.client.Close() }
 type failover struct {
 	o       *Options
 	clients []*goredis.SentinelClient
+	turn    chan struct{} // one asks, the others wait for the answer
 
 	mu     sync.Mutex
 	master string
 }
 
-func newFailover(o *Options, t *tls.Config) *failover {
-	f := &failover{o: o}
+func newFailover(o *Options, d *dialer) *failover {
+	f := &failover{o: o, turn: make(chan struct{}, 1)}
 	for _, addr := range o.Addrs {
 		f.clients = append(f.clients, goredis.NewSentinelClient(&goredis.Options{
-			Addr: addr, Username: o.SentinelUsername, Password: o.SentinelPassword, TLSConfig: t, Protocol: 2,
+			Addr: addr, Username: o.SentinelUsername, Password: o.SentinelPassword, Dialer: d.forGoRedis, TLSConfig: d.tls, Protocol: 2,
 			DialTimeout: o.DialTimeout, ReadTimeout: o.DialTimeout, DialerRetries: 1, MaxRetries: -1, PoolSize: 2,
 			ContextTimeoutEnabled: true, DisableIdentity: true,
 		}))
@@ -96,15 +108,24 @@ func newFailover(o *Options, t *tls.Config) *failover {
 }
 
 func (f *failover) addr(ctx context.Context, _ string) (string, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock() // one asks, the others wait for the answer
-	if f.master != "" {
-		return f.master, nil
+	if addr := f.known(); addr != "" {
+		return addr, nil
+	}
+	select {
+	case f.turn <- struct{}{}:
+		defer func() { <-f.turn }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if addr := f.known(); addr != "" {
+		return addr, nil
 	}
 	var errs []error
 	for i, client := range f.clients {
 		hostPort, err := client.GetMasterAddrByName(ctx, f.o.MasterName).Result()
 		if err == nil && len(hostPort) == 2 {
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			f.master = net.JoinHostPort(hostPort[0], hostPort[1])
 			return f.master, nil
 		}
@@ -114,9 +135,19 @@ func (f *failover) addr(ctx context.Context, _ string) (string, error) {
 		if errors.Is(err, goredis.Nil) {
 			err = fmt.Errorf("it knows no master %q; set master_name as its configuration names it", f.o.MasterName)
 		}
+		if f.o.SentinelPassword != "" {
+			err = secretive(err)
+		}
 		errs = append(errs, fmt.Errorf("sentinel %s: %w", f.o.Addrs[i], err))
 	}
 	return "", fmt.Errorf("%w: no sentinel knows the master: %w", connectors.ErrUnavailable, errors.Join(errs...))
+}
+
+// known returns the master's address, if nobody doubts it.
+func (f *failover) known() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.master
 }
 
 func (f *failover) doubt(_ context.Context, addr string) {

@@ -95,12 +95,7 @@ func (c *Connector) GetStream(ctx context.Context, key connectors.Key) (connecto
 	}
 	defer c.gate.leave()
 	r := &reader{stream: stream{ctx: ctx, c: c, op: "get_stream", key: key, id: id}}
-	err = c.exec(ctx, id, func(cn *conn) (err error) {
-		cn.command(2, "GET")
-		cn.arg(id)
-		if err := cn.flush(); err != nil {
-			return err
-		}
+	err = c.query(ctx, "GET", id, func(cn *conn) (err error) {
 		if r.size, err = cn.bulkHead(1 << 40); err != nil || r.size < 0 {
 			return err
 		}
@@ -109,10 +104,6 @@ func (c *Connector) GetStream(ctx context.Context, key connectors.Key) (connecto
 		return nil
 	})
 	if err != nil {
-		if r.cn != nil { // ctx ended just then
-			r.cn.keep = false
-			c.pool.discard(r.cn)
-		}
 		return nil, wrap("get_stream", key, err)
 	}
 	if r.size < 0 {
@@ -206,9 +197,9 @@ var closedReader = &connectors.OpError{Op: "get_stream", Kind: kind, Err: fmt.Er
 
 var errDone = &connectors.OpError{Op: "put_stream", Kind: kind, Err: fmt.Errorf("the Writer was committed or aborted: %w", connectors.ErrClosed)}
 
-// PutStream implements [connectors.StreamPutter]. An object of up to 4 MiB is collected and put at Commit. A larger one of known size is one SET whose value leaves as it is written, on a connection of its
-// own: nothing is stored unless all of it came. One of unknown size is collected on the server, 4 MiB at a time, under another key that
-// expires 10 minutes after the last write, and is renamed at Commit.
+// PutStream implements [connectors.StreamPutter]. An object of up to 4 MiB is collected and put at Commit. A larger one of known size is one SET whose
+// value leaves as it is written, on a connection of its own: nothing is stored unless all of it came. One of unknown size is collected on the
+// server, 4 MiB at a time, under another key that expires 10 minutes after the last write, and is renamed at Commit.
 func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Writer, error) {
 	if err := c.enter(ctx, "put_stream", nil); err != nil {
 		return nil, err
@@ -222,13 +213,8 @@ func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Write
 		return &partWriter{stream: s, size: size}, nil
 	}
 	w := &setWriter{stream: s, size: size}
-	err := c.exec(ctx, s.id, func(cn *conn) error {
-		// Nobody can be redirected, or turned away, in the middle of a value: ask first.
-		cn.command(2, "EXISTS")
-		cn.arg(s.id)
-		if err := cn.flush(); err != nil {
-			return err
-		}
+	// Nobody can be redirected, or turned away, in the middle of a value: ask first.
+	err := c.query(ctx, "EXISTS", s.id, func(cn *conn) error {
 		if _, err := cn.int(); err != nil {
 			return err
 		}
@@ -237,10 +223,6 @@ func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Write
 		return nil
 	})
 	if err != nil {
-		if w.cn != nil {
-			w.cn.keep = false
-			c.pool.discard(w.cn)
-		}
 		return nil, wrap("put_stream", nil, err)
 	}
 	w.hold(w.cn)

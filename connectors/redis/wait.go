@@ -22,13 +22,20 @@ const (
 
 // watches are the connector's watchers, one per server that somebody waits on.
 type watches struct {
-	mu      sync.Mutex // held while dialing, so that there is one watcher and not many
-	byAddr  map[string]*watcher
+	mu      sync.Mutex
+	byAddr  map[string]*post
 	wg      sync.WaitGroup
 	without atomic.Bool // the server has no tracking, or does not let us
 }
 
 func (ws *watches) wait() { ws.wg.Wait() }
+
+// post is the place of a server's watcher: there is one and not many, and who comes while it is dialed waits.
+type post struct {
+	ready chan struct{} // closed when the rest is set
+	w     *watcher
+	err   error
+}
 
 // watcher is a connection on which the server tells of keys that change: CLIENT TRACKING, which works for any key that was asked for on the
 // connection, whether it existed or not, whoever sets it, and without any configuration of the server.
@@ -95,46 +102,82 @@ func (c *Connector) Wait(ctx context.Context, key connectors.Key) error {
 
 var errNoTracking = errors.New("the server has no CLIENT TRACKING")
 
-// watcher returns the watcher on id's server, a new one if there is none alive.
+// watcher returns the watcher on id's server, a new one if there is none alive. If again is true and that server fails it tries the one that has
+// taken its place.
 func (c *Connector) watcher(ctx context.Context, id string, again bool) (*watcher, error) {
-	ws := &c.watches
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
 	addr, err := c.router.addr(ctx, id)
 	if err != nil {
 		return nil, explain(err, "")
 	}
-	if w := ws.byAddr[addr]; w != nil {
-		if !w.dead() {
-			return w, nil
-		}
-		delete(ws.byAddr, addr)
+	w, err := c.watcherAt(ctx, addr)
+	if err == nil || errors.Is(err, errNoTracking) {
+		return w, err
 	}
-	cn, err := c.pool.dial(ctx, addr, true)
-	var se *serverError
-	if errors.As(err, &se) && !slices.Contains([]string{"NOAUTH", "WRONGPASS", "LOADING", "DENIED", "MASTERDOWN", "BUSY"}, se.code()) {
-		ws.without.Store(true)
-		return nil, errNoTracking
-	}
-	if err != nil {
-		c.router.doubt(ctx, addr)
-		if to, e := c.router.addr(ctx, id); again && e == nil && to != addr && ctx.Err() == nil {
-			cn, err = c.pool.dial(ctx, to, true)
-			addr = to
-		}
+	c.router.doubt(ctx, addr)
+	if to, e := c.router.addr(ctx, id); again && e == nil && to != addr && ctx.Err() == nil {
+		addr = to
+		w, err = c.watcherAt(ctx, addr)
 	}
 	if err != nil {
 		return nil, explain(err, addr)
 	}
-	cn.timeout = 0                     // it waits for as long as nothing changes
-	cn.nc.SetReadDeadline(time.Time{}) // of the login
-	w := &watcher{cn: cn, waits: map[string][]chan error{}}
-	ws.byAddr[addr] = w
-	ws.wg.Go(func() {
-		w.fail(w.listen())
-		c.pool.discard(cn)
-	})
 	return w, nil
+}
+
+// watcherAt returns the watcher on a server. Dialing it is nobody's own, so that who gives up does not end it for the others.
+func (c *Connector) watcherAt(ctx context.Context, addr string) (*watcher, error) {
+	ws := &c.watches
+	ws.mu.Lock()
+	p := ws.byAddr[addr]
+	if p == nil || p.w != nil && p.w.dead() {
+		p = &post{ready: make(chan struct{})}
+		ws.byAddr[addr] = p
+		ws.wg.Go(func() { c.watch(context.WithoutCancel(ctx), addr, p) })
+	}
+	ws.mu.Unlock()
+	select {
+	case <-p.ready:
+		return p.w, p.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-c.gone:
+		return nil, connectors.ErrClosed
+	}
+}
+
+// watch dials p's watcher and listens on it until its end.
+func (c *Connector) watch(ctx context.Context, addr string, p *post) {
+	ws := &c.watches
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ws.wg.Go(func() {
+		select {
+		case <-c.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	cn, err := c.pool.dial(ctx, addr, true)
+	var se *serverError
+	if errors.As(err, &se) && !slices.Contains([]string{"NOAUTH", "WRONGPASS", "LOADING", "DENIED", "MASTERDOWN", "BUSY"}, se.code()) {
+		ws.without.Store(true)
+		err = errNoTracking
+	}
+	ws.mu.Lock()
+	if err != nil {
+		p.err = err
+		delete(ws.byAddr, addr)
+	} else {
+		cn.timeout = 0                     // it waits for as long as nothing changes
+		cn.nc.SetReadDeadline(time.Time{}) // of the login
+		p.w = &watcher{cn: cn, waits: map[string][]chan error{}}
+	}
+	ws.mu.Unlock()
+	close(p.ready)
+	if err == nil {
+		p.w.fail(p.w.listen())
+		c.pool.discard(cn)
+	}
 }
 
 func (w *watcher) dead() bool {
@@ -316,12 +359,7 @@ func (c *Connector) poll(ctx context.Context, id string) error {
 		case <-timer.C:
 		}
 		var n int64
-		err := c.exec(ctx, id, func(cn *conn) (err error) {
-			cn.command(2, "EXISTS")
-			cn.arg(id)
-			if err := cn.flush(); err != nil {
-				return err
-			}
+		err := c.query(ctx, "EXISTS", id, func(cn *conn) (err error) {
 			n, err = cn.int()
 			return err
 		})

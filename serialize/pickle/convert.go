@@ -6,6 +6,7 @@ import (
 	"math/big"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -35,13 +36,14 @@ type OwnedUnmarshaler interface {
 // (ErrTooLarge), and cycles are ErrCycle. Anything that does not fit is ErrType. On error *into may be partly set.
 func Convert(v any, into any) error { return ConvertWith(v, into, Limits{}) }
 
-// ConvertWith is Convert with limits, of which it uses MaxDepth and MaxValues.
+// ConvertWith is Convert with limits, of which it uses MaxDepth, MaxValues and Owner. Limits.ForInput gives those for a value whose
+// pickle's length is known.
 func ConvertWith(v any, into any, lim Limits) error {
 	p := reflect.ValueOf(into)
 	if p.Kind() != reflect.Pointer || p.IsNil() {
 		return fmt.Errorf("pickle: %w: Convert into %T, expected a pointer", ErrType, into)
 	}
-	c := conversion{lim: lim.withDefaults(0)}
+	c := conversion{budget: budget{lim: lim.withDefaults(0)}}
 	return c.convert(v, p.Elem())
 }
 
@@ -52,23 +54,47 @@ var (
 	pairsType       = reflect.TypeFor[[]Pair]()
 )
 
-// conversion is the state of one Convert.
-type conversion struct {
+// budget is what a Convert or a ToGo may do, and what it has done.
+type budget struct {
 	lim   Limits
 	depth int
 	used  int
-	path  map[any]bool // containers being converted, kept from pathFrom levels on: a cycle gets that deep
+	zones map[string]zone    // by name: reading a zone costs far more than naming it again
+	texts map[textKey]string // what numpy's long str_ say
+}
+
+// textKey identifies the bytes of a numpy str_, which many may share.
+type textKey struct {
+	p         *byte
+	n         int
+	bigEndian bool
+}
+
+// spend counts n values, or work of that worth.
+func (b *budget) spend(n int) error {
+	if n > b.lim.MaxValues-b.used {
+		return fmt.Errorf("pickle: %w: more values than Limits.MaxValues (%d), counting shared ones each time", ErrTooLarge, b.lim.MaxValues)
+	}
+	b.used += n
+	return nil
+}
+
+// descend goes one level down; depth-- goes up again.
+func (b *budget) descend() error {
+	if b.depth >= b.lim.MaxDepth {
+		return fmt.Errorf("pickle: %w: values nest deeper than Limits.MaxDepth (%d)", ErrTooLarge, b.lim.MaxDepth)
+	}
+	b.depth++
+	return nil
+}
+
+// conversion is the state of one Convert.
+type conversion struct {
+	budget
+	path map[any]bool // containers being converted, kept from pathFrom levels on: a cycle gets that deep
 }
 
 const pathFrom = 64
-
-func (c *conversion) spend(n int) error {
-	if n > c.lim.MaxValues-c.used {
-		return fmt.Errorf("pickle: %w: more values than Limits.MaxValues (%d), counting shared ones each time", ErrTooLarge, c.lim.MaxValues)
-	}
-	c.used += n
-	return nil
-}
 
 // cells is the cost of n elements of a type: its size in words of 16 bytes, as a value has.
 func cells(n int, t reflect.Type) int {
@@ -83,10 +109,9 @@ func (c *conversion) convert(v any, dst reflect.Value) error {
 	if err := c.spend(1); err != nil {
 		return err
 	}
-	if c.depth >= c.lim.MaxDepth {
-		return fmt.Errorf("pickle: %w: values nest deeper than Limits.MaxDepth (%d)", ErrTooLarge, c.lim.MaxDepth)
+	if err := c.descend(); err != nil {
+		return err
 	}
-	c.depth++
 	defer func() { c.depth-- }()
 	if c.depth > pathFrom {
 		if id := identity(v); id != nil {
@@ -113,9 +138,10 @@ func (c *conversion) convert(v any, dst reflect.Value) error {
 	}
 	if t == anyType {
 		// The result holds each shared container once, but it is walked once per conversion: charge what it holds.
-		g := goer{lim: c.lim, used: c.used}
+		g := goer{budget: &c.budget}
+		c.depth-- // g counts this level itself
 		x, err := g.value(v)
-		c.used = g.used
+		c.depth++
 		if err != nil {
 			return err
 		}
@@ -185,9 +211,12 @@ func mismatch(v any, t reflect.Type) error {
 // special converts into time.Time, time.Duration, big.Int and big.Rat.
 func (c *conversion) special(v any, dst reflect.Value) error {
 	if o, ok := v.(*Object); ok && o != nil {
+		if err := c.spend(rationalCost(o)); err != nil {
+			return err
+		}
 		switch p := dst.Addr().Interface().(type) {
 		case *time.Time:
-			if t, ok, err := asDatetime(o); ok {
+			if t, ok, err := c.datetime(o); ok {
 				*p = t
 				return err
 			}
@@ -197,22 +226,26 @@ func (c *conversion) special(v any, dst reflect.Value) error {
 				return err
 			}
 		case *big.Rat:
-			if err := c.spend(rationalCost(o)); err != nil {
-				return err
-			}
 			if r, ok := asFraction(o); ok {
 				*p = *r
 				return nil
 			}
 			if s, ok := asDecimal(o); ok {
-				// An exponent makes a short text a huge number, so read it as float's range at most.
-				if r, ok := decimalRat(s); ok {
+				r, err := c.decimalRat(s)
+				if err != nil {
+					return err
+				}
+				if r != nil {
 					*p = *r
 					return nil
 				}
 			}
 		case *big.Int:
-			switch n, _ := asNumpyScalar(o); n := n.(type) {
+			n, _, err := c.numpyScalar(o)
+			if err != nil {
+				return err
+			}
+			switch n := n.(type) {
 			case int64:
 				p.SetInt64(n)
 				return nil
@@ -248,23 +281,27 @@ func (c *conversion) special(v any, dst reflect.Value) error {
 	return mismatch(v, dst.Type())
 }
 
-// decimalRat reads a finite decimal of reasonable exponent.
-func decimalRat(s string) (*big.Rat, bool) {
+// decimalRat reads a finite decimal of reasonable exponent, and returns nil for any other. An exponent makes a short text a long
+// number, whose digits are charged here: rationalCost has counted the text.
+func (c *conversion) decimalRat(s string) (*big.Rat, error) {
 	if len(s) > defaultMaxIntDigits {
-		return nil, false
+		return nil, nil
 	}
 	f, err := strconv.ParseFloat(s, 64)
 	if err != nil || math.IsInf(f, 0) || math.IsNaN(f) || f == 0 && len(s) > 64 {
-		return nil, false
+		return nil, nil
 	}
-	for i := range s {
-		if s[i] == 'E' || s[i] == 'e' {
-			if exp, err := strconv.Atoi(s[i+1:]); err != nil || exp < -5000 || exp > 5000 {
-				return nil, false
-			}
+	if i := strings.IndexAny(s, "eE"); i >= 0 {
+		exp, err := strconv.Atoi(s[i+1:])
+		if err != nil || exp < -5000 || exp > 5000 {
+			return nil, nil
+		}
+		if err := c.spend(digitsCost(max(exp, -exp))); err != nil {
+			return nil, err
 		}
 	}
-	return new(big.Rat).SetString(s)
+	r, _ := new(big.Rat).SetString(s) // nil when it is none
+	return r, nil
 }
 
 func (c *conversion) number(v any, dst reflect.Value) error {
@@ -273,7 +310,11 @@ func (c *conversion) number(v any, dst reflect.Value) error {
 		if err := c.spend(rationalCost(o)); err != nil {
 			return err
 		}
-		if n, ok := asNumpyScalar(o); ok {
+		n, ok, err := c.numpyScalar(o)
+		if err != nil {
+			return err
+		}
+		if ok {
 			v = n
 		} else if z, ok := asComplex(o); ok {
 			v = z
@@ -289,7 +330,6 @@ func (c *conversion) number(v any, dst reflect.Value) error {
 			}
 		}
 	}
-	outOfRange := func() error { return fmt.Errorf("pickle: %w: %v is out of range of a Go %s", ErrType, v, t) }
 	switch n := v.(type) {
 	case bool:
 		if t.Kind() == reflect.Bool {
@@ -300,13 +340,13 @@ func (c *conversion) number(v any, dst reflect.Value) error {
 		switch {
 		case dst.CanInt():
 			if dst.OverflowInt(n) {
-				return outOfRange()
+				return outOfRange(n, t)
 			}
 			dst.SetInt(n)
 			return nil
 		case dst.CanUint():
 			if n < 0 || dst.OverflowUint(uint64(n)) {
-				return outOfRange()
+				return outOfRange(n, t)
 			}
 			dst.SetUint(uint64(n))
 			return nil
@@ -321,13 +361,13 @@ func (c *conversion) number(v any, dst reflect.Value) error {
 		switch {
 		case dst.CanInt():
 			if n > math.MaxInt64 || dst.OverflowInt(int64(n)) {
-				return outOfRange()
+				return outOfRange(n, t)
 			}
 			dst.SetInt(int64(n))
 			return nil
 		case dst.CanUint():
 			if dst.OverflowUint(n) {
-				return outOfRange()
+				return outOfRange(n, t)
 			}
 			dst.SetUint(n)
 			return nil
@@ -353,7 +393,7 @@ func (c *conversion) number(v any, dst reflect.Value) error {
 		switch {
 		case dst.CanFloat():
 			if dst.OverflowFloat(n) && !math.IsInf(n, 0) {
-				return outOfRange()
+				return outOfRange(n, t)
 			}
 			dst.SetFloat(n)
 			return nil
@@ -368,6 +408,11 @@ func (c *conversion) number(v any, dst reflect.Value) error {
 		}
 	}
 	return mismatch(v, t)
+}
+
+// outOfRange is the error of a number. It is generic so that only the error puts n on the heap.
+func outOfRange[N int64 | uint64 | float64](n N, t reflect.Type) error {
+	return fmt.Errorf("pickle: %w: %v is out of range of a Go %s", ErrType, n, t)
 }
 
 func (c *conversion) text(v any, dst reflect.Value) error {
@@ -387,9 +432,12 @@ func (c *conversion) text(v any, dst reflect.Value) error {
 			dst.SetString(d)
 			return nil
 		}
-		switch n, _ := asNumpyScalar(s); n := n.(type) {
-		case string:
-			dst.SetString(n)
+		n, _, err := c.numpyScalar(s)
+		if err != nil {
+			return err
+		}
+		if text, ok := n.(string); ok {
+			dst.SetString(text)
 			return nil
 		}
 	}
@@ -414,9 +462,13 @@ func (c *conversion) sequence(v any, dst reflect.Value) error {
 		case *Object:
 			if id, ok := asUUID(s); ok {
 				b = id[:]
-			} else if n, ok := asNumpyScalar(s); ok {
-				b, _ = n.([]byte)
+				break
 			}
+			n, _, err := c.numpyScalar(s)
+			if err != nil {
+				return err
+			}
+			b, _ = n.([]byte)
 		}
 		if b != nil {
 			if t.Kind() == reflect.Slice {
@@ -502,45 +554,63 @@ func (c *conversion) pairs(v any) (*Dict, bool) {
 	return nil, false
 }
 
-// pairsCost is the cost of reading an object's pairs where that copies them.
+// pairsCost is the cost of reading an object's pairs where that copies them and hashes their keys.
 func pairsCost(o *Object) int {
 	n := 0
 	if len(o.Args) == 1 {
 		if rows, ok := sequence(o.Args[0]); ok {
 			n += len(rows)
+			for _, row := range rows {
+				if kv, ok := sequence(row); ok && len(kv) == 2 {
+					n += int(keyCost(kv[0]) / 16)
+				}
+			}
 		}
 	}
 	if slots, ok := o.State.(Tuple); ok && len(slots) == 2 {
 		for _, s := range slots {
 			if d, ok := s.(*Dict); ok {
 				n += d.Len()
+				for k := range d.All() {
+					n += int(keyCost(k) / 16)
+				}
 			}
 		}
 	}
 	return n
 }
 
-// rationalCost is the cost of reading a Fraction or a Decimal: reduction is not linear in their digits.
+// rationalCost is the cost of reading a Fraction or a Decimal, beyond a constant.
 func rationalCost(o *Object) int {
 	n := 0
 	if o.Is("fractions", "Fraction") || o.Is("decimal", "Decimal") {
 		for _, a := range o.Args {
 			switch a := a.(type) {
 			case *big.Int:
-				n += a.BitLen() / 8
+				n += digitsCost(a.BitLen() / 3)
 			case string:
-				n += len(a)
+				n += digitsCost(len(a))
 			}
 		}
 	}
 	return n
 }
 
+// digitsCost is the cost of a number of n digits: converting and reducing are not linear.
+func digitsCost(n int) int {
+	n = min(n, 1<<20)
+	return n/16 + n*n/2048
+}
+
 func (c *conversion) mapping(v any, dst reflect.Value) error {
 	t := dst.Type()
 	if s, ok := v.(*Set); ok && t.Elem() == emptyStruct {
 		m := reflect.MakeMap(t)
+		perItem := cells(1, t.Key())
 		for _, x := range s.Items {
+			if err := c.spend(perItem); err != nil {
+				return err
+			}
 			k := reflect.New(t.Key()).Elem()
 			if err := c.key(x, k); err != nil {
 				return err
@@ -566,7 +636,7 @@ func (c *conversion) mapping(v any, dst reflect.Value) error {
 		}
 		e := reflect.New(t.Elem()).Elem()
 		if err := c.convert(x, e); err != nil {
-			return at(err, "[%.40q]", fmt.Sprint(k))
+			return at(err, "[%s]", keyText(key))
 		}
 		m.SetMapIndex(k, e)
 	}
@@ -586,6 +656,17 @@ func (c *conversion) key(v any, k reflect.Value) error {
 		return fmt.Errorf("pickle: %w: %s is no key of a Go map; convert into []Pair", ErrType, describe(v))
 	}
 	return nil
+}
+
+// keyText shows a dict's key in an error's path. It looks at no more than the key's beginning: a tuple may hold others 2^n times.
+func keyText(k any) string {
+	switch k := k.(type) {
+	case string:
+		return fmt.Sprintf("%.40q", k)
+	case nil, bool, int64, float64:
+		return scalarText(k)
+	}
+	return describe(k)
 }
 
 func (c *conversion) structure(v any, dst reflect.Value) error {
@@ -684,17 +765,18 @@ type Pair struct{ Key, Value any }
 // *big.Rat, numpy scalars as numbers; OrderedDict, defaultdict and Counter as dicts. Scalars, Globals and all other Objects
 // stay as they are. []byte values are lent. What is shared in v is shared in the result, so ToGo is linear; cycles are
 // ErrCycle, and deep or large values ErrTooLarge as in Convert.
-func ToGo(v any) (any, error) {
-	g := goer{lim: Limits{}.withDefaults(0)}
+func ToGo(v any) (any, error) { return ToGoWith(v, Limits{}) }
+
+// ToGoWith is ToGo with limits, of which it uses MaxDepth and MaxValues, as ConvertWith does.
+func ToGoWith(v any, lim Limits) (any, error) {
+	g := goer{budget: &budget{lim: lim.withDefaults(0)}}
 	return g.value(v)
 }
 
-// goer is the state of one ToGo.
+// goer is the state of one ToGo, or of the part of a Convert that goes into an interface{}.
 type goer struct {
-	lim   Limits
-	depth int
-	used  int
-	done  map[any]any // results by identity; inProgress while a container is open
+	*budget
+	done map[any]any // results by identity; inProgress while a container is open
 }
 
 type inProgress struct{}
@@ -714,8 +796,8 @@ func (g *goer) value(v any) (any, error) {
 		}
 		return r, nil
 	}
-	if g.depth >= g.lim.MaxDepth {
-		return nil, fmt.Errorf("pickle: %w: values nest deeper than Limits.MaxDepth (%d)", ErrTooLarge, g.lim.MaxDepth)
+	if err := g.descend(); err != nil {
+		return nil, err
 	}
 	if id != nil {
 		if g.done == nil {
@@ -723,7 +805,6 @@ func (g *goer) value(v any) (any, error) {
 		}
 		g.done[id] = inProgress{}
 	}
-	g.depth++
 	r, err := g.container(v)
 	g.depth--
 	if err != nil {
@@ -746,7 +827,7 @@ func (g *goer) container(v any) (any, error) {
 		if v == nil {
 			return nil, nil
 		}
-		if t, ok, err := asDatetime(v); ok && err == nil {
+		if t, ok, err := g.datetime(v); ok && err == nil {
 			return t, nil
 		}
 		if d, ok, err := asTimedelta(v); ok && err == nil {
@@ -761,8 +842,8 @@ func (g *goer) container(v any) (any, error) {
 		if r, ok := asFraction(v); ok {
 			return r, nil
 		}
-		if n, ok := asNumpyScalar(v); ok {
-			return n, nil
+		if n, ok, err := g.numpyScalar(v); ok || err != nil {
+			return n, err
 		}
 		class, _ := v.Class()
 		if class.Module == "collections" {
@@ -778,14 +859,6 @@ func (g *goer) container(v any) (any, error) {
 		}
 	}
 	return v, nil
-}
-
-func (g *goer) spend(n int) error {
-	if n > g.lim.MaxValues-g.used {
-		return fmt.Errorf("pickle: %w: more values than Limits.MaxValues (%d)", ErrTooLarge, g.lim.MaxValues)
-	}
-	g.used += n
-	return nil
 }
 
 func (g *goer) items(items []any) (any, error) {

@@ -20,8 +20,8 @@ type Limits struct {
 	// MaxDepth bounds how deeply values nest. Default 10,000. A cycle counts as a leaf where it closes.
 	MaxDepth int
 	// MaxValues bounds the values, marks and memo fetches of one pickle, and separately its memo entries, and so memory at
-	// roughly 100 bytes each; in Convert
-	// it bounds the values visited. Default 1<<24.
+	// roughly 100 bytes each; in Convert and ToGo it bounds the values visited, of which costly ones count for several.
+	// Default 1<<24; ForInput gives one that fits the input.
 	MaxValues int
 	// MaxBytes bounds bytes copied (strings, big integers, everything read from a stream) and bytes of long dictionary keys
 	// hashed. Default for Decode 64 MiB and four times the input, for a Decoder 1 GiB. Bytes values that alias the input
@@ -33,7 +33,20 @@ type Limits struct {
 	Owner any
 }
 
+// ForInput returns the limits with MaxValues, where it is zero, in proportion to a pickle of n bytes: for ConvertWith and ToGoWith,
+// which count a shared value each time, and which cannot see from the value how long its pickle was. An honest pickle takes two
+// or three bytes for each reference to a shared value. 64 values a byte leave room for references to small containers, the
+// least of 1<<21 for a grid of 1000 times the same row of 1000; where 64 a byte exceed the default of MaxValues, that default
+// holds, or 4 a byte.
+func (l Limits) ForInput(n int) Limits {
+	if l.MaxValues <= 0 {
+		l.MaxValues = max(minInputValues, min(64*min(n, defaultMaxValues), defaultMaxValues), 4*min(n, math.MaxInt/4))
+	}
+	return l
+}
+
 const (
+	minInputValues      = 1 << 21
 	defaultMaxDepth     = 10_000
 	defaultMaxValues    = 1 << 24
 	defaultMaxIntDigits = 4300
@@ -1253,6 +1266,9 @@ func appendScalar(b []byte, x uint32) []byte {
 	return utf8.AppendRune(b, rune(x))
 }
 
+// describeMax bounds the names in messages.
+const describeMax = 80
+
 // describe names the Python kind of a value, for messages.
 func describe(v any) string {
 	switch v := v.(type) {
@@ -1282,10 +1298,10 @@ func describe(v any) string {
 		}
 		return "a set"
 	case Global:
-		return "the global " + clip(v.String())
+		return "the global " + v.clipped(describeMax)
 	case *Object:
 		if g, ok := v.Class(); ok {
-			return "an object of " + clip(g.String())
+			return "an object of " + g.clipped(describeMax)
 		}
 		return "an object"
 	case PersistentID:
@@ -1296,12 +1312,4 @@ func describe(v any) string {
 		return "an extension"
 	}
 	return fmt.Sprintf("a Go %T", v)
-}
-
-// clip shortens names of hostile length.
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:77] + "..."
-	}
-	return s
 }

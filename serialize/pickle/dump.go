@@ -158,10 +158,7 @@ func (d *dumper) pairs(v *Dict, depth int) {
 }
 
 func globalText(g Global) string {
-	s := g.String()
-	if len(s) > dumpMaxText {
-		s = s[:dumpMaxText] + "..."
-	}
+	s := g.clipped(dumpMaxText)
 	for _, r := range s {
 		if r < ' ' || r > '~' {
 			return strconv.QuoteToASCII(s)

@@ -58,6 +58,7 @@ const (
 	frameHeader      = 9
 	batchSize        = 1000   // _Pickler._BATCHSIZE
 	shareMin         = 64     // bytes from which equal references to one string, bytes or int are written once
+	globalMax        = 256    // bytes of a class's name up to which it is written once
 	encodeMaxDepth   = 20_000 // twice what Decode accepts
 )
 
@@ -379,11 +380,7 @@ func (s *encoding) container(v any) error {
 		s.remember(k)
 		return s.appends(v.Items)
 	case []Pair: // what ToGo makes of a dict whose keys Go cannot compare
-		d := NewDict()
-		for _, p := range v {
-			d.Set(p.Key, p.Value)
-		}
-		return s.value(d)
+		return s.pairList(v)
 	case *Dict:
 		if v == nil {
 			s.op(opNone)
@@ -491,13 +488,13 @@ func (s *encoding) float(f float64) {
 
 // text writes a string that is a value.
 func (s *encoding) text(v string) error {
+	k := shareKey{unsafe.Pointer(unsafe.StringData(v)), len(v), stringType}
+	if len(v) > shareMin && s.seen(k) {
+		return nil // and was checked then
+	}
 	b := unsafe.Slice(unsafe.StringData(v), len(v)) // read only
 	if !utf8.Valid(b) && !validText(v) {
 		return fmt.Errorf("pickle: %w: the string %.40q is neither UTF-8 nor surrogatepass; use []byte for bytes", ErrType, v)
-	}
-	k := shareKey{unsafe.Pointer(unsafe.StringData(v)), len(v), stringType}
-	if len(v) > shareMin && s.seen(k) {
-		return nil
 	}
 	var header [frameHeader]byte
 	if err := s.blob(sized(header[:0], opShortBinunicode, opBinunicode, opBinunicode8, int64(len(v))), b); err != nil {
@@ -597,9 +594,13 @@ func (s *encoding) largeBytes(v LargeBytes) error {
 }
 
 func (s *encoding) global(g Global) error {
-	if i, ok := s.globals[g]; ok {
-		s.get(i)
-		return nil
+	// A long name is not hashed for each of its uses: text knows it by its address, and the class is named again.
+	known := len(g.Module)+len(g.Name) <= globalMax
+	if known {
+		if i, ok := s.globals[g]; ok {
+			s.get(i)
+			return nil
+		}
 	}
 	if err := s.name(g.Module); err != nil {
 		return err
@@ -608,6 +609,9 @@ func (s *encoding) global(g Global) error {
 		return err
 	}
 	s.op(opStackGlobal)
+	if !known {
+		return nil
+	}
 	if s.globals == nil {
 		s.globals = make(map[Global]int)
 	}

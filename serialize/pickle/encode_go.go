@@ -279,6 +279,35 @@ func (s *encoding) stringMap(v map[string]any) error {
 	return nil
 }
 
+// pairList writes a dict of pairs in their order. As in a Dict, the last of equal keys has the value and the first the place, by
+// Python's own doing.
+func (s *encoding) pairList(v []Pair) error {
+	if len(v) == 0 {
+		s.op(opEmptyDict)
+		return nil
+	}
+	k := shareKey{unsafe.Pointer(unsafe.SliceData(v)), len(v), pairsType}
+	if done, err := s.enter(k); done || err != nil {
+		return err
+	}
+	s.op(opEmptyDict)
+	at := s.memoize()
+	for batch := range slices.Chunk(v, batchSize) {
+		s.op(opMark)
+		for i := range batch {
+			if err := s.key(batch[i].Key); err != nil {
+				return err
+			}
+			if err := s.value(batch[i].Value); err != nil {
+				return err
+			}
+		}
+		s.op(opSetitems)
+	}
+	s.shared[k] = at
+	return nil
+}
+
 // goMap writes a dict, or a set for map[K]struct{}, in the order of the keys.
 func (s *encoding) goMap(v reflect.Value) error {
 	isSet := v.Type().Elem() == emptyStruct
@@ -296,12 +325,21 @@ func (s *encoding) goMap(v reflect.Value) error {
 	}
 	s.op(empty)
 	at := s.memoize()
-	keys := v.MapKeys()
-	slices.SortFunc(keys, compareKeys)
-	for batch := range slices.Chunk(keys, batchSize) {
+	// Pairs rather than keys: a key that is NaN, or holds one, cannot be looked up.
+	type entry struct{ k, v reflect.Value }
+	entries := make([]entry, 0, v.Len())
+	for it := v.MapRange(); it.Next(); {
+		e := entry{k: it.Key()}
+		if !isSet {
+			e.v = it.Value()
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b entry) int { return compareKeys(a.k, b.k) })
+	for batch := range slices.Chunk(entries, batchSize) {
 		s.op(opMark)
-		for _, k := range batch {
-			p, err := hashable(k)
+		for _, e := range batch {
+			p, err := hashable(e.k)
 			if err != nil {
 				return err
 			}
@@ -311,7 +349,7 @@ func (s *encoding) goMap(v reflect.Value) error {
 			if isSet {
 				continue
 			}
-			if err := s.element(v.MapIndex(k)); err != nil {
+			if err := s.element(e.v); err != nil {
 				return err
 			}
 		}
@@ -487,6 +525,7 @@ type fields struct {
 	list   []field
 	byName map[string]int
 	folded map[string]int // by foldName; -1 when two fields fold alike
+	max    int            // length from which a name is not looked up
 }
 
 var fieldCache sync.Map // reflect.Type to *fields
@@ -498,7 +537,7 @@ func fieldsOf(t reflect.Type) *fields {
 	if f, ok := fieldCache.Load(t); ok {
 		return f.(*fields)
 	}
-	f := &fields{byName: make(map[string]int), folded: make(map[string]int)}
+	f := &fields{byName: make(map[string]int), folded: make(map[string]int), max: 256}
 	// Breadth first, so that an outer field hides an embedded one of the same name.
 	type level struct {
 		t     reflect.Type
@@ -537,6 +576,7 @@ func fieldsOf(t reflect.Type) *fields {
 			if _, hidden := f.byName[name]; hidden {
 				continue
 			}
+			f.max = max(f.max, len(name))
 			f.byName[name] = len(f.list)
 			fold := foldName(name)
 			if _, twice := f.folded[fold]; twice {
@@ -553,11 +593,11 @@ func fieldsOf(t reflect.Type) *fields {
 
 // find returns the field for a Python name: the exact name, else one that differs in case and underscores only.
 func (f *fields) find(name string) (field, bool) {
+	if len(name) > f.max { // before hashing it: one long key may be met many times
+		return field{}, false
+	}
 	if i, ok := f.byName[name]; ok {
 		return f.list[i], true
-	}
-	if len(name) > 256 {
-		return field{}, false
 	}
 	if i, ok := f.folded[foldName(name)]; ok && i >= 0 {
 		return f.list[i], true

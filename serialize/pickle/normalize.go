@@ -8,9 +8,11 @@ import (
 // rename applies the names of Python 3. Python does so below protocol 3; __builtin__ and copy_reg exist nowhere else and are
 // always renamed (dill writes __builtin__.NoneType at every protocol).
 func (m *machine) rename(g Global) Global {
-	if m.proto < 3 {
-		if to, ok := python2Names[g]; ok {
-			return to
+	if m.proto < 3 && len(g.Module) <= tableNameMax {
+		if len(g.Name) <= tableNameMax {
+			if to, ok := python2Names[g]; ok {
+				return to
+			}
 		}
 		if to, ok := python2Modules[g.Module]; ok {
 			g.Module = to
@@ -18,6 +20,10 @@ func (m *machine) rename(g Global) Global {
 	}
 	return python3(g)
 }
+
+// tableNameMax is more than the longest name in the tables below. Longer names are not looked up: hashing one name for each of
+// its uses would cost its length each time.
+const tableNameMax = 64
 
 // python3 renames the two modules that every pickler since Python 2 has used.
 func python3(g Global) Global {
@@ -207,8 +213,10 @@ func reduceDill(name string, args Tuple) any {
 		if !ok {
 			return nil
 		}
-		if g, ok := dillTypes[typ]; ok {
-			return g
+		if len(typ) <= tableNameMax {
+			if g, ok := dillTypes[typ]; ok {
+				return g
+			}
 		}
 		return Global{"builtins", typ}
 	case "_create_namedtuple":

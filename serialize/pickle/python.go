@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // This file reads the objects of Python's standard library, and numpy's scalars, that have a Go counterpart.
@@ -27,8 +28,8 @@ func rawBytes(v any) ([]byte, bool) {
 	return nil, false
 }
 
-// asDatetime reads datetime.datetime and datetime.date. A naive datetime and a date are taken as UTC.
-func asDatetime(o *Object) (time.Time, bool, error) {
+// datetime reads datetime.datetime and datetime.date. A naive datetime and a date are taken as UTC.
+func (b *budget) datetime(o *Object) (time.Time, bool, error) {
 	g, ok := o.Class()
 	if !ok || g.Module != "datetime" || g.Name != "datetime" && g.Name != "date" {
 		return time.Time{}, false, nil
@@ -39,40 +40,49 @@ func asDatetime(o *Object) (time.Time, bool, error) {
 	if len(o.Args) < 1 || len(o.Args) > 2 {
 		return bad()
 	}
-	b, ok := rawBytes(o.Args[0])
+	s, ok := rawBytes(o.Args[0])
 	if !ok {
 		return bad()
 	}
 	if g.Name == "date" {
-		if len(b) != 4 || len(o.Args) != 1 {
+		if len(s) != 4 || len(o.Args) != 1 {
 			return bad()
 		}
-		t := time.Date(int(b[0])<<8|int(b[1]), time.Month(b[2]), int(b[3]), 0, 0, 0, 0, time.UTC)
-		if t.Day() != int(b[3]) {
+		t := time.Date(int(s[0])<<8|int(s[1]), time.Month(s[2]), int(s[3]), 0, 0, 0, 0, time.UTC)
+		if t.Day() != int(s[3]) {
 			return bad()
 		}
 		return t, true, nil
 	}
-	if len(b) != 10 {
+	if len(s) != 10 {
 		return bad()
 	}
-	month := b[2] & 0x7F // the high bit is fold
-	us := int(b[7])<<16 | int(b[8])<<8 | int(b[9])
-	if month < 1 || month > 12 || b[3] < 1 || b[3] > 31 || b[4] > 23 || b[5] > 59 || b[6] > 59 || us > 999_999 {
+	month := s[2] & 0x7F // the high bit is fold
+	us := int(s[7])<<16 | int(s[8])<<8 | int(s[9])
+	if month < 1 || month > 12 || s[3] < 1 || s[3] > 31 || s[4] > 23 || s[5] > 59 || s[6] > 59 || us > 999_999 {
 		return bad()
 	}
 	loc := time.UTC
 	if len(o.Args) == 2 && o.Args[1] != nil {
 		var err error
-		if loc, err = asZone(o.Args[1]); err != nil {
+		if loc, err = b.zone(o.Args[1]); err != nil {
 			return time.Time{}, true, err
 		}
 	}
-	return time.Date(int(b[0])<<8|int(b[1]), time.Month(month), int(b[3]), int(b[4]), int(b[5]), int(b[6]), us*1000, loc), true, nil
+	return time.Date(int(s[0])<<8|int(s[1]), time.Month(month), int(s[3]), int(s[4]), int(s[5]), int(s[6]), us*1000, loc), true, nil
 }
 
-// asZone reads datetime.timezone, zoneinfo.ZoneInfo and pytz's UTC.
-func asZone(v any) (*time.Location, error) {
+// zone is what became of loading a zone by its name.
+type zone struct {
+	loc *time.Location
+	err error
+}
+
+// maxZoneName bounds names of zones, of which the longest known has 32 bytes.
+const maxZoneName = 255
+
+// zone reads datetime.timezone, zoneinfo.ZoneInfo and pytz's UTC. It loads each zone once.
+func (b *budget) zone(v any) (*time.Location, error) {
 	o, _ := v.(*Object)
 	switch {
 	case o.Is("datetime", "timezone") && len(o.Args) >= 1 && len(o.Args) <= 2:
@@ -99,14 +109,21 @@ func asZone(v any) (*time.Location, error) {
 		return time.FixedZone(name, int(d/time.Second)), nil
 	case o.Is("zoneinfo", "ZoneInfo._unpickle") && len(o.Args) >= 1:
 		name, ok := o.Args[0].(string)
-		if !ok || name == "Local" {
+		if !ok || name == "Local" || len(name) > maxZoneName {
 			break
 		}
-		loc, err := time.LoadLocation(name) // refuses names that leave the zone directory
-		if err != nil {
-			return nil, fmt.Errorf("pickle: zone %.80q: %w", name, err)
+		z, ok := b.zones[name]
+		if !ok {
+			z.loc, z.err = time.LoadLocation(name) // refuses names that leave the zone directory
+			if z.err != nil {
+				z.err = fmt.Errorf("pickle: zone %.80q: %w", name, z.err)
+			}
+			if b.zones == nil {
+				b.zones = make(map[string]zone)
+			}
+			b.zones[name] = z
 		}
-		return loc, nil
+		return z.loc, z.err
 	case o.Is("pytz", "_UTC"):
 		return time.UTC, nil
 	}
@@ -227,41 +244,82 @@ func uuidString(id [16]byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }
 
-// asNumpyScalar reads numpy's scalar(dtype, bytes) as bool, int64, uint64, float64, complex128, string or []byte. Other kinds of
-// dtype are not read.
-func asNumpyScalar(o *Object) (any, bool) {
+// numpyScalar reads numpy's scalar(dtype, bytes) as bool, int64, uint64, float64, complex128, string or []byte. Other kinds of dtype
+// are not read. It reads the bytes of long texts once.
+func (b *budget) numpyScalar(o *Object) (any, bool, error) {
 	g, ok := o.Class()
 	if !ok || g.Name != "scalar" || g.Module != "numpy.core.multiarray" && g.Module != "numpy._core.multiarray" || len(o.Args) != 2 {
-		return nil, false
+		return nil, false, nil
 	}
 	dtype, ok := o.Args[0].(*Object)
 	if !ok || !dtype.Is("numpy", "dtype") || len(dtype.Args) == 0 {
-		return nil, false
+		return nil, false, nil
 	}
 	code, ok := dtype.Args[0].(string)
 	if !ok || len(code) < 2 || len(code) > 12 {
-		return nil, false
+		return nil, false, nil
 	}
-	b, ok := rawBytes(o.Args[1])
+	raw, ok := rawBytes(o.Args[1])
 	if !ok {
-		return nil, false
+		return nil, false, nil
 	}
-	var order binary.ByteOrder = binary.LittleEndian
+	bigEndian := false
 	if state, ok := dtype.State.(Tuple); ok && len(state) > 1 && state[1] == ">" {
-		order = binary.BigEndian
+		bigEndian = true
 	}
 	switch code[0] {
-	case 'U': // UTF-32, padded with zeros
-		if len(b)%4 != 0 {
-			return nil, false
+	case 'U':
+		if len(raw)%4 != 0 {
+			return nil, false, nil
 		}
-		var s []byte
-		for i := 0; i < len(b); i += 4 {
-			s = appendScalar(s, min(order.Uint32(b[i:]), utf8.MaxRune))
-		}
-		return strings.TrimRight(string(s), "\x00"), true
+		s, err := b.utf32(raw, bigEndian)
+		return s, err == nil, err
 	case 'S':
-		return b, true
+		return raw, true, nil
+	}
+	v, ok := numpyNumber(code, raw, bigEndian)
+	return v, ok, nil
+}
+
+// utf32 reads UTF-32 padded with zeros.
+func (b *budget) utf32(raw []byte, bigEndian bool) (string, error) {
+	const shared = 64 // bytes above which it pays to know them again
+	k := textKey{unsafe.SliceData(raw), len(raw), bigEndian}
+	if len(raw) > shared {
+		if s, ok := b.texts[k]; ok {
+			return s, nil
+		}
+	}
+	if err := b.spend(len(raw) / 16); err != nil {
+		return "", err
+	}
+	char := binary.LittleEndian.Uint32
+	if bigEndian {
+		char = binary.BigEndian.Uint32
+	}
+	n := len(raw)
+	for n > 0 && char(raw[n-4:]) == 0 {
+		n -= 4
+	}
+	out := make([]byte, 0, n/4)
+	for i := 0; i < n; i += 4 {
+		out = appendScalar(out, min(char(raw[i:]), utf8.MaxRune))
+	}
+	s := unsafe.String(unsafe.SliceData(out), len(out)) // out is ours alone
+	if len(raw) > shared {
+		if b.texts == nil {
+			b.texts = make(map[textKey]string)
+		}
+		b.texts[k] = s
+	}
+	return s, nil
+}
+
+// numpyNumber reads a number of a dtype such as f8.
+func numpyNumber(code string, b []byte, bigEndian bool) (any, bool) {
+	var order binary.ByteOrder = binary.LittleEndian
+	if bigEndian {
+		order = binary.BigEndian
 	}
 	if code[1:] != fmt.Sprint(len(b)) {
 		return nil, false

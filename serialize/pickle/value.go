@@ -1,6 +1,7 @@
 package pickle
 
 import (
+	"bytes"
 	"io"
 	"iter"
 	"math"
@@ -30,6 +31,15 @@ type Global struct{ Module, Name string }
 
 // String returns "module.name".
 func (g Global) String() string { return g.Module + "." + g.Name }
+
+// clipped is String in n bytes at most. It copies no more than that of names of hostile length.
+func (g Global) clipped(n int) string {
+	if len(g.Module)+1+len(g.Name) <= n {
+		return g.String()
+	}
+	head := g.Module[:min(len(g.Module), n)] + "." + g.Name[:min(len(g.Name), n)]
+	return head[:n-3] + "..."
+}
 
 // Object is what a pickle would have made by calling something, and what it would then have done to the result. Nothing
 // was called.
@@ -226,31 +236,89 @@ func (d *Dict) find(k any) int {
 		return -1
 	}
 	if d.index == nil {
-		if s, ok := k.(string); ok {
-			for i := range d.pairs {
-				if t, ok := d.pairs[i].k.(string); ok && s == t {
-					return i
-				}
-			}
-			return -1
-		}
+		return d.scan(k)
 	}
 	n, ok := scalarKey(k)
 	if !ok {
 		return -1
 	}
-	if d.index != nil {
-		if i, ok := d.index[n]; ok {
-			return i
+	if i, ok := d.index[n]; ok {
+		return i
+	}
+	return -1
+}
+
+// scan is find without an index. It copies no key, however long: a small dict may have a long one and many look-ups.
+func (d *Dict) scan(k any) int {
+	switch u := k.(type) {
+	case uint:
+		k = normalUint(uint64(u))
+	case uint64:
+		k = normalUint(u)
+	}
+	switch k := k.(type) {
+	case string:
+		for i := range d.pairs {
+			if t, ok := d.pairs[i].k.(string); ok && k == t {
+				return i
+			}
+		}
+		return -1
+	case []byte:
+		for i := range d.pairs {
+			if t, ok := d.pairs[i].k.([]byte); ok && bytes.Equal(k, t) {
+				return i
+			}
+		}
+		return -1
+	case *big.Int:
+		if k.IsInt64() {
+			break
+		}
+		for i := range d.pairs {
+			switch t := d.pairs[i].k.(type) {
+			case *big.Int:
+				if k.Cmp(t) == 0 {
+					return i
+				}
+			case uint64:
+				if k.IsUint64() && k.Uint64() == t {
+					return i
+				}
+			case uint:
+				if k.IsUint64() && k.Uint64() == uint64(t) {
+					return i
+				}
+			}
 		}
 		return -1
 	}
+	n, ok := scalarKey(k)
+	if !ok {
+		return -1
+	}
 	for i := range d.pairs {
+		switch t := d.pairs[i].k.(type) {
+		case string, []byte:
+			continue
+		case *big.Int:
+			if !t.IsInt64() {
+				continue
+			}
+		}
 		if m, ok := scalarKey(d.pairs[i].k); ok && m == n {
 			return i
 		}
 	}
 	return -1
+}
+
+// normalUint returns a number as Decode would: an int64, or a big.Int for one that is larger.
+func normalUint(u uint64) any {
+	if u <= math.MaxInt64 {
+		return int64(u)
+	}
+	return new(big.Int).SetUint64(u)
 }
 
 type (
