@@ -16,18 +16,18 @@ func (c *Connector) Close(ctx context.Context) error { return c.CloseClear(ctx, 
 
 // CloseClear is Close with another answer to whether objects are removed.
 func (c *Connector) CloseClear(ctx context.Context, clear bool) error {
-	if !c.gate.close() {
+	if !c.gate.Shut() {
 		return nil
 	}
 	close(c.closing)
 	select {
-	case <-c.gate.drained:
+	case <-c.gate.Drained():
 	default:
 		select {
-		case <-c.gate.drained:
+		case <-c.gate.Drained():
 		case <-ctx.Done():
 			go func() {
-				<-c.gate.drained
+				<-c.gate.Drained()
 				c.finish(clear)
 			}()
 			return ctx.Err()
@@ -105,7 +105,7 @@ func (c *Connector) Sweep(ctx context.Context, age time.Duration) (int, error) {
 	if err := c.begin(ctx); err != nil {
 		return 0, c.fail("sweep", nil, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	limit := time.Now().Add(-age).UnixNano()
 	markers := map[string]bool{}
 	var found []string

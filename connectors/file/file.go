@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/internal/gate"
 	"github.com/proxyplane/proxyplane/internal/rawmem"
 	"github.com/proxyplane/proxyplane/transport"
 )
@@ -111,7 +112,7 @@ type Connector struct {
 	madeDir bool
 	strange bool // the configuration came in a proxy
 	mapMin  int64
-	gate    gate
+	gate    *gate.Gate
 	closing chan struct{}
 	waits   waitSet
 }
@@ -162,7 +163,7 @@ func open(opts Options, env *connectors.Env) (*Connector, error) {
 	case -1:
 		c.mapMin = math.MaxInt64
 	}
-	c.gate.drained = make(chan struct{})
+	c.gate = gate.New()
 	c.prefix = newPrefix()
 	if !c.strange {
 		if c.madeDir, err = makeDir(path); err != nil {
@@ -221,7 +222,7 @@ func (c *Connector) Put(ctx context.Context, obj transport.Slices) (connectors.K
 	if err := c.begin(ctx); err != nil {
 		return nil, c.fail("put", nil, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	name := c.newName()
 	err := c.write(ctx, name, obj)
 	if err == nil {
@@ -238,7 +239,7 @@ func (c *Connector) NewKey(ctx context.Context) (connectors.Key, error) {
 	if err := c.begin(ctx); err != nil {
 		return nil, c.fail("newkey", nil, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	return connectors.FileKey{Filename: c.newName()}, nil
 }
 
@@ -250,7 +251,7 @@ func (c *Connector) Set(ctx context.Context, key connectors.Key, obj transport.S
 	if err != nil {
 		return c.fail("set", key, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	return c.fail("set", key, c.set(ctx, name, obj))
 }
 
@@ -363,7 +364,7 @@ func (c *Connector) Exists(ctx context.Context, key connectors.Key) (bool, error
 	if err != nil {
 		return false, c.fail("exists", key, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	_, err = c.stat(name)
 	if errors.Is(err, connectors.ErrNotFound) {
 		return false, nil
@@ -377,7 +378,7 @@ func (c *Connector) Stat(ctx context.Context, key connectors.Key) (connectors.In
 	if err != nil {
 		return connectors.Info{}, c.fail("stat", key, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	st, err := c.stat(name)
 	if err != nil {
 		return connectors.Info{}, c.fail("stat", key, err)
@@ -458,7 +459,7 @@ func (c *Connector) get(ctx context.Context, op string, key connectors.Key, off,
 	if err != nil {
 		return nil, c.fail(op, key, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	b, err := c.fetch(ctx, name, off, n, mapMin)
 	return b, c.fail(op, key, err)
 }
@@ -510,7 +511,7 @@ func (c *Connector) GetBytes(ctx context.Context, key connectors.Key) ([]byte, e
 	if err != nil {
 		return nil, c.fail("get", key, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	h, st, err := c.open(name)
 	if err != nil {
 		return nil, c.fail("get", key, err)
@@ -534,7 +535,7 @@ func (c *Connector) Evict(ctx context.Context, key connectors.Key) error {
 	if err != nil {
 		return c.fail("evict", key, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	return c.fail("evict", key, c.evict(name))
 }
 
@@ -564,7 +565,7 @@ func (c *Connector) PutBatch(ctx context.Context, objs []transport.Slices) ([]co
 	if err := c.begin(ctx); err != nil {
 		return nil, c.fail("put", nil, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	keys := make([]connectors.Key, len(objs))
 	names := make([]string, len(objs))
 	var size int64
@@ -603,7 +604,7 @@ func (c *Connector) GetBatch(ctx context.Context, keys []connectors.Key) ([]*tra
 	if err := c.begin(ctx); err != nil {
 		return nil, c.fail("get", nil, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	bufs := make([]*transport.Buffer, len(keys))
 	for i, key := range keys {
 		name, err := fileName(key)
@@ -628,7 +629,7 @@ func (c *Connector) EvictBatch(ctx context.Context, keys []connectors.Key) error
 	if err := c.begin(ctx); err != nil {
 		return c.fail("evict", nil, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	var errs []error
 	for _, k := range keys {
 		if err := ctx.Err(); err != nil {
@@ -690,11 +691,11 @@ func fanOut(n int, size int64, f func(int) error) error {
 
 // begin starts a call: the caller leaves the gate when done, unless there is an error.
 func (c *Connector) begin(ctx context.Context) error {
-	if !c.gate.enter() {
+	if !c.gate.Enter() {
 		return connectors.ErrClosed
 	}
 	if err := ctx.Err(); err != nil {
-		c.gate.leave()
+		c.gate.Leave()
 		return err
 	}
 	return nil
@@ -707,7 +708,7 @@ func (c *Connector) beginKey(ctx context.Context, key connectors.Key) (string, e
 	}
 	name, err := fileName(key)
 	if err != nil {
-		c.gate.leave()
+		c.gate.Leave()
 	}
 	return name, err
 }
@@ -722,36 +723,4 @@ func fileName(key connectors.Key) (string, error) {
 		return "", err
 	}
 	return k.Filename, nil
-}
-
-// gate counts the calls in flight, so that Close can wait for them at the price of two atomic additions per call.
-type gate struct {
-	state   atomic.Int64 // calls in flight, and shut
-	once    sync.Once
-	drained chan struct{} // closed when shut and no call is left
-}
-
-const shut = 1 << 62
-
-func (g *gate) enter() bool {
-	if g.state.Add(1)&shut != 0 {
-		g.leave()
-		return false
-	}
-	return true
-}
-
-func (g *gate) leave() {
-	if g.state.Add(-1) == shut {
-		g.once.Do(func() { close(g.drained) })
-	}
-}
-
-// close lets nobody in any more. It reports whether this call did it.
-func (g *gate) close() bool {
-	old := g.state.Or(shut)
-	if old == 0 {
-		g.once.Do(func() { close(g.drained) })
-	}
-	return old&shut == 0
 }

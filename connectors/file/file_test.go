@@ -691,7 +691,7 @@ func TestCloseWaits(t *testing.T) {
 	c, dir := open1(t)
 	c.opts.Clear = true
 	mustPut(t, c, obj("x"))
-	if !c.gate.enter() { // a call in flight
+	if !c.gate.Enter() { // a call in flight
 		t.Fatal("closed")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -705,7 +705,7 @@ func TestCloseWaits(t *testing.T) {
 	if _, err := c.Put(context.Background(), obj("x")); !errors.Is(err, connectors.ErrClosed) {
 		t.Errorf("Put after Close: %v", err)
 	}
-	c.gate.leave()
+	c.gate.Leave()
 	for len(list(t, dir)) > 0 { // ends, or the test's deadline does
 		time.Sleep(time.Millisecond)
 	}

@@ -25,7 +25,7 @@ func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Write
 	if err := c.begin(ctx); err != nil {
 		return nil, c.fail("put", nil, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	t, err := c.dir.newTemp()
 	if err != nil {
 		return nil, c.fail("put", nil, err)
@@ -55,7 +55,7 @@ func (w *writer) begin() error {
 	err := w.c.begin(w.ctx)
 	if err == nil {
 		if err = w.c.dir.faults.at("write"); err != nil {
-			w.c.gate.leave()
+			w.c.gate.Leave()
 		}
 	}
 	return w.note(err)
@@ -83,7 +83,7 @@ func (w *writer) Write(p []byte) (int, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	defer w.c.gate.leave()
+	defer w.c.gate.Leave()
 	n, err := w.write(p)
 	return n, w.note(err)
 }
@@ -109,7 +109,7 @@ func (w *writer) ReadFrom(r io.Reader) (int64, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	defer w.c.gate.leave()
+	defer w.c.gate.Leave()
 	var n int64
 	var err error
 	if inKernel(r) {
@@ -199,7 +199,7 @@ func (w *writer) Commit() (connectors.Key, error) {
 	if err == nil {
 		err = w.c.begin(w.ctx)
 		if err == nil {
-			defer w.c.gate.leave()
+			defer w.c.gate.Leave()
 			err = connectors.CheckSize(w.size, w.n)
 		}
 	}
@@ -238,7 +238,7 @@ func (c *Connector) GetStream(ctx context.Context, key connectors.Key) (connecto
 	if err != nil {
 		return nil, c.fail("get", key, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	h, st, err := c.open(name)
 	if err != nil {
 		return nil, c.fail("get", key, err)
@@ -338,7 +338,7 @@ func (r *reader) copyWriter(w *writer) (int64, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	defer w.c.gate.leave()
+	defer w.c.gate.Leave()
 	if err := w.room(r.size - r.off); err != nil {
 		return 0, w.note(err)
 	}

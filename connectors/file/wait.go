@@ -25,7 +25,7 @@ func (c *Connector) Wait(ctx context.Context, key connectors.Key) error {
 	if err != nil {
 		return c.fail("wait", key, err)
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	return c.fail("wait", key, c.wait(ctx, name))
 }
 

@@ -31,10 +31,10 @@ var (
 // NewKey implements connectors.Deferrer; Python's MultiConnector cannot do it. Nothing is known of the object yet, so the key is of the best child
 // that has no upper size limit, needs no superset tags, and can defer. Without one it fails with errors.ErrUnsupported.
 func (m *Connector) NewKey(ctx context.Context) (connectors.Key, error) {
-	if !m.calls.enter() {
+	if !m.calls.Enter() {
 		return nil, connectors.WrapError("new key", "multi", nil, connectors.ErrClosed)
 	}
-	defer m.calls.leave()
+	defer m.calls.Leave()
 	for _, c := range m.unsized() {
 		conn, err := c.get(ctx)
 		if err != nil {
@@ -117,10 +117,10 @@ func each(ctx context.Context, groups []*group, f func(g *group, conn connectors
 // PutBatch implements connectors.BatchPutter. Each object goes where its own size says. If no policy takes one of them, or a child fails, nothing
 // of the batch stays behind that can be removed.
 func (m *Connector) PutBatch(ctx context.Context, objs []transport.Slices) ([]connectors.Key, error) {
-	if !m.calls.enter() {
+	if !m.calls.Enter() {
 		return nil, connectors.WrapError("put batch", "multi", nil, connectors.ErrClosed)
 	}
-	defer m.calls.leave()
+	defer m.calls.Leave()
 	groups, err := groupBy(len(objs), func(i int) (*child, error) { return m.route(objs[i].Len(), connectors.Tags{}) })
 	if err != nil {
 		return nil, connectors.WrapError("put batch", "multi", nil, err)
@@ -153,10 +153,10 @@ func (m *Connector) PutBatch(ctx context.Context, objs []transport.Slices) ([]co
 
 // GetBatch implements connectors.BatchGetter.
 func (m *Connector) GetBatch(ctx context.Context, keys []connectors.Key) ([]*transport.Buffer, error) {
-	if !m.calls.enter() {
+	if !m.calls.Enter() {
 		return nil, connectors.WrapError("get batch", "multi", nil, connectors.ErrClosed)
 	}
-	defer m.calls.leave()
+	defer m.calls.Leave()
 	inner := make([]connectors.Key, len(keys))
 	groups, err := groupBy(len(keys), func(i int) (*child, error) {
 		c, k, err := m.owner(keys[i])
@@ -185,10 +185,10 @@ func (m *Connector) GetBatch(ctx context.Context, keys []connectors.Key) ([]*tra
 
 // EvictBatch implements connectors.BatchEvicter. It tries every child, and every key that has one.
 func (m *Connector) EvictBatch(ctx context.Context, keys []connectors.Key) error {
-	if !m.calls.enter() {
+	if !m.calls.Enter() {
 		return connectors.WrapError("evict batch", "multi", nil, connectors.ErrClosed)
 	}
-	defer m.calls.leave()
+	defer m.calls.Leave()
 	return connectors.WrapError("evict batch", "multi", nil, m.evictBatch(ctx, keys))
 }
 
@@ -275,10 +275,10 @@ func (m *Connector) GetStream(ctx context.Context, key connectors.Key) (connecto
 // PutStream implements connectors.StreamPutter. An object of unknown size goes to the best child without an upper size limit; if there is none,
 // the caller must say the size, and gets [connectors.ErrNoPolicy].
 func (m *Connector) PutStream(ctx context.Context, size int64) (connectors.Writer, error) {
-	if !m.calls.enter() {
+	if !m.calls.Enter() {
 		return nil, connectors.WrapError("put stream", "multi", nil, connectors.ErrClosed)
 	}
-	defer m.calls.leave()
+	defer m.calls.Leave()
 	w, err := m.putStream(ctx, size)
 	if err != nil {
 		return nil, connectors.WrapError("put stream", "multi", nil, err)

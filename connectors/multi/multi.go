@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/internal/gate"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -44,7 +45,7 @@ type Connector struct {
 	order    []*child // by priority
 	dormant  map[string]dormant
 
-	calls    gate
+	calls    *gate.Gate
 	closing  context.Context // done when Close begins; ends waits
 	beginEnd context.CancelCauseFunc
 	closed   chan struct{} // closed when Close has finished, and no child is open
@@ -96,7 +97,7 @@ func New(children map[string]Child, opts ...Option) (*Connector, error) {
 
 func newConnector(opts ...Option) (*Connector, error) {
 	m := &Connector{children: map[string]*child{}, dormant: map[string]dormant{}, closed: make(chan struct{})}
-	m.calls.idle = make(chan struct{}, 1)
+	m.calls = gate.New()
 	m.closing, m.beginEnd = context.WithCancelCause(context.Background())
 	for _, o := range opts {
 		if err := o(m); err != nil {
@@ -243,10 +244,10 @@ func (m *Connector) owner(key connectors.Key) (*child, connectors.Key, error) {
 func onKey[T any](ctx context.Context, m *Connector, op string, key connectors.Key,
 	f func(c connectors.Connector, key connectors.Key) (T, error)) (T, error) {
 	var none T
-	if !m.calls.enter() {
+	if !m.calls.Enter() {
 		return none, connectors.WrapError(op, "multi", key, connectors.ErrClosed)
 	}
-	defer m.calls.leave()
+	defer m.calls.Leave()
 	c, inner, err := m.owner(key)
 	if err != nil {
 		return none, connectors.WrapError(op, "multi", key, err)
@@ -276,10 +277,10 @@ func (m *Connector) PutTagged(ctx context.Context, obj transport.Slices, tags co
 }
 
 func (m *Connector) put(ctx context.Context, obj transport.Slices, tags connectors.Tags) (connectors.Key, error) {
-	if !m.calls.enter() {
+	if !m.calls.Enter() {
 		return nil, connectors.WrapError("put", "multi", nil, connectors.ErrClosed)
 	}
-	defer m.calls.leave()
+	defer m.calls.Leave()
 	c, err := m.route(obj.Len(), tags)
 	if err != nil {
 		return nil, connectors.WrapError("put", "multi", nil, err)
@@ -359,7 +360,7 @@ func (m *Connector) CloseClear(ctx context.Context, clear bool) error {
 
 // close ends the connector and then every child that is open, or every child at all.
 func (m *Connector) close(ctx context.Context, all bool, end func(context.Context, connectors.Connector) error) error {
-	if !m.calls.shut() {
+	if !m.calls.Shut() {
 		select { // another Close is at it, or has been
 		case <-m.closed:
 			return connectors.WrapError("close", "multi", nil, m.late)
@@ -370,7 +371,7 @@ func (m *Connector) close(ctx context.Context, all bool, end func(context.Contex
 	m.beginEnd(connectors.ErrClosed)
 	var errs []error
 	select {
-	case <-m.calls.idle:
+	case <-m.calls.Drained():
 	case <-ctx.Done():
 		errs = append(errs, ctx.Err()) // the children drain their own calls
 	}
@@ -427,50 +428,4 @@ func (m *Connector) closeLate(ctx context.Context, late []*child, end func(conte
 		<-c.opening
 	}
 	m.late = errors.Join(errs...)
-}
-
-// gate counts calls in flight and keeps new ones out once it is shut.
-type gate struct {
-	state atomic.Int64  // calls in flight, plus shutGate
-	idle  chan struct{} // gets a value when the gate is shut and nobody is inside; holds one
-}
-
-const shutGate = 1 << 62
-
-// enter reports whether the caller is in. Who is in must leave.
-func (g *gate) enter() bool {
-	if g.state.Add(1) < shutGate {
-		return true
-	}
-	g.leave()
-	return false
-}
-
-func (g *gate) leave() {
-	if g.state.Add(-1) == shutGate {
-		g.signal()
-	}
-}
-
-// shut reports whether it was this call that shut the gate.
-func (g *gate) shut() bool {
-	for {
-		n := g.state.Load()
-		if n >= shutGate {
-			return false
-		}
-		if g.state.CompareAndSwap(n, n+shutGate) {
-			if n == 0 {
-				g.signal()
-			}
-			return true
-		}
-	}
-}
-
-func (g *gate) signal() {
-	select {
-	case g.idle <- struct{}{}:
-	default:
-	}
 }
