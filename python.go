@@ -304,11 +304,11 @@ func describe(v any) string {
 	switch v := v.(type) {
 	case *pickle.Object:
 		if class, ok := v.Class(); ok {
-			return "call of " + class.String()
+			return "call of " + describe(class)
 		}
 		return "object"
 	case pickle.Global:
-		return v.String()
+		return fmt.Sprintf("%.100s.%.100s", v.Module, v.Name) // a hostile one may be a megabyte
 	case nil:
 		return "None"
 	}

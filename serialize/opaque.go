@@ -92,7 +92,7 @@ func className(v any) string {
 	case "polars.dataframe.frame", "polars.series.series":
 		return "polars." + g.Name
 	}
-	return g.String()
+	return fmt.Sprintf("%.100s.%.100s", g.Module, g.Name) // a hostile one may be a megabyte
 }
 
 // String describes the object without its content.
