@@ -41,7 +41,7 @@ func (c *Connector) GetBytes(ctx context.Context, key connectors.Key) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	var p []byte
 	var found bool
 	err = c.query(ctx, "GET", id, func(cn *conn) (err error) {
@@ -84,7 +84,7 @@ func (c *Connector) Stat(ctx context.Context, key connectors.Key) (connectors.In
 	if err != nil {
 		return connectors.Info{}, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	var n int64
 	var found bool
 	err = c.exec(ctx, id, func(cn *conn) (err error) {
@@ -113,7 +113,7 @@ func (c *Connector) GetRange(ctx context.Context, key connectors.Key, off, n int
 	if err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	for range maxHops {
 		b, err := c.part(ctx, id, key, off, n)
 		if err != errChanged {
@@ -303,7 +303,7 @@ func (c *Connector) PutBatch(ctx context.Context, objs []transport.Slices) ([]co
 	if err := c.enter(ctx, "put_batch", nil); err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	ids := make([]string, len(objs))
 	keys := make([]connectors.Key, len(objs))
 	var total int64
@@ -376,7 +376,7 @@ func (c *Connector) GetBatch(ctx context.Context, keys []connectors.Key) ([]*tra
 	if err := c.enter(ctx, "get_batch", nil); err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	ids, err := c.ids("get_batch", keys)
 	if err != nil || len(ids) == 0 {
 		return nil, err
@@ -403,7 +403,7 @@ func (c *Connector) EvictBatch(ctx context.Context, keys []connectors.Key) error
 	if err := c.enter(ctx, "evict_batch", nil); err != nil {
 		return err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	ids, err := c.ids("evict_batch", keys)
 	if err != nil {
 		return err

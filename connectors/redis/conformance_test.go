@@ -80,8 +80,20 @@ func TestConformanceTLS(t *testing.T) {
 	connectortest.Run(t, harness(opts, s))
 }
 
-func TestConformanceCluster(t *testing.T) {
+// TestCluster has all tests that need a cluster use the same one, since one takes seconds to come up.
+func TestCluster(t *testing.T) {
 	nodes := redistest.StartCluster(t, 3)
-	opts := redis.Options{Addrs: []string{nodes[0].Addr(), nodes[1].Addr()}, Cluster: true, ClearAll: true}
-	connectortest.Run(t, harness(opts, nodes...))
+	t.Run("Conformance", func(t *testing.T) {
+		opts := redis.Options{Addrs: []string{nodes[0].Addr(), nodes[1].Addr()}, Cluster: true, ClearAll: true}
+		connectortest.Run(t, harness(opts, nodes...))
+	})
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T, []*redistest.Server)
+	}{{"Moves", testClusterMoves}, {"Asks", testClusterAsks}} {
+		for _, s := range nodes {
+			s.Do("FLUSHALL")
+		}
+		t.Run(part.name, func(t *testing.T) { part.run(t, nodes) })
+	}
 }

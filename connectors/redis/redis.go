@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/internal/gate"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -32,7 +33,7 @@ type Connector struct {
 	router  router
 	made    *made // nil unless the connector deletes its objects at Close
 
-	gate    gate
+	gate    *gate.Gate
 	gone    chan struct{} // closed when Close begins
 	once    sync.Once
 	closed  chan struct{} // closed when Close is over
@@ -74,7 +75,7 @@ func newConnector(opts Options, trust int64, confirm func(connectors.Location) e
 	if opts.Clear {
 		c.made = newMade()
 	}
-	c.gate.idle = make(chan struct{})
+	c.gate = gate.New()
 	c.watches.byAddr = map[string]*post{}
 	return c, nil
 }
@@ -88,40 +89,6 @@ func newID() string {
 	return u.String()
 }
 
-// gate counts the calls in flight, and lets none in after Close.
-type gate struct {
-	mu   sync.Mutex
-	n    int
-	shut bool
-	idle chan struct{} // closed when it is shut and nobody is inside
-}
-
-func (g *gate) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.shut {
-		g.n++
-	}
-	return !g.shut
-}
-
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.n--; g.n == 0 && g.shut {
-		close(g.idle)
-	}
-}
-
-func (g *gate) close() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.shut = true
-	if g.n == 0 {
-		close(g.idle)
-	}
-}
-
 func wrap(op string, key connectors.Key, err error) error {
 	return connectors.WrapError(op, kind, key, err)
 }
@@ -130,26 +97,26 @@ func closedError(op string, key connectors.Key) error {
 	return &connectors.OpError{Op: op, Kind: kind, Key: key, Err: connectors.ErrClosed}
 }
 
-// enter begins a call; without error the caller must call gate.leave.
+// enter begins a call; without error the caller must call gate.Leave.
 func (c *Connector) enter(ctx context.Context, op string, key connectors.Key) error {
-	if !c.gate.enter() {
+	if !c.gate.Enter() {
 		return closedError(op, key)
 	}
 	if err := ctx.Err(); err != nil {
-		c.gate.leave()
+		c.gate.Leave()
 		return err
 	}
 	return nil
 }
 
-// start begins a call on a key; without error the caller must call gate.leave.
+// start begins a call on a key; without error the caller must call gate.Leave.
 func (c *Connector) start(ctx context.Context, op string, key connectors.Key) (string, error) {
 	if err := c.enter(ctx, op, key); err != nil {
 		return "", err
 	}
 	id, err := idOf(key)
 	if err != nil {
-		c.gate.leave()
+		c.gate.Leave()
 		return "", wrap(op, key, err)
 	}
 	return id, nil
@@ -344,7 +311,7 @@ func (c *Connector) Put(ctx context.Context, obj transport.Slices) (connectors.K
 	if err := c.enter(ctx, "put", nil); err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	id := newID()
 	if err := c.set(ctx, "put", nil, id, obj, true); err != nil {
 		return nil, err
@@ -357,7 +324,7 @@ func (c *Connector) NewKey(ctx context.Context) (connectors.Key, error) {
 	if err := c.enter(ctx, "new_key", nil); err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	return connectors.RedisKey{RedisKey: newID()}, nil
 }
 
@@ -367,7 +334,7 @@ func (c *Connector) Set(ctx context.Context, key connectors.Key, obj transport.S
 	if err != nil {
 		return err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	return c.set(ctx, "set", key, id, obj, false)
 }
 
@@ -383,7 +350,7 @@ func (c *Connector) Get(ctx context.Context, key connectors.Key) (*transport.Buf
 	if err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	var b *transport.Buffer
 	var found bool
 	err = c.query(ctx, "GET", id, func(cn *conn) (err error) {
@@ -405,7 +372,7 @@ func (c *Connector) count(ctx context.Context, op, name string, key connectors.K
 	if err != nil {
 		return 0, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	err = c.query(ctx, name, id, func(cn *conn) (err error) {
 		n, err = cn.int()
 		return err
@@ -460,12 +427,12 @@ func (c *Connector) shut(ctx context.Context, clearMade, clearAll bool) (err err
 	}
 	defer close(c.closed)
 	close(c.gone)
-	c.gate.close()
+	c.gate.Shut()
 	select {
-	case <-c.gate.idle:
+	case <-c.gate.Drained():
 	case <-ctx.Done():
 		c.pool.end()
-		<-c.gate.idle
+		<-c.gate.Drained()
 		err = ctx.Err()
 	}
 	if err == nil && clearAll {

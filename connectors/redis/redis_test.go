@@ -653,10 +653,9 @@ func TestLateBytes(t *testing.T) {
 	}
 }
 
-// TestClusterAsks has all slots of one server on the move to the other, so that each new key there is to be asked for elsewhere, once per command.
-func TestClusterAsks(t *testing.T) {
-	t.Parallel()
-	nodes := redistest.StartCluster(t, 2)
+// testClusterAsks has all slots of one server on the move to another, so that each new key there is to be asked for elsewhere, once per command.
+func testClusterAsks(t *testing.T, nodes []*redistest.Server) {
+	const slots = 5461 // a third
 	c := open(t, redis.Options{Addrs: []string{nodes[0].Addr(), nodes[1].Addr()}, Cluster: true})
 	ids := []string{nodes[0].Do("CLUSTER", "MYID"), nodes[1].Do("CLUSTER", "MYID")}
 	for i, state := range []string{"MIGRATING", "IMPORTING"} {
@@ -666,17 +665,17 @@ func TestClusterAsks(t *testing.T) {
 		}
 		defer conn.Close()
 		var all strings.Builder
-		for slot := range 8192 {
+		for slot := range slots {
 			fmt.Fprintf(&all, "CLUSTER SETSLOT %d %s %s\r\n", slot, state, ids[1-i])
 		}
 		go io.WriteString(conn, all.String())
-		replies := make([]byte, 8192*len("+OK\r\n"))
+		replies := make([]byte, slots*len("+OK\r\n"))
 		if _, err := io.ReadFull(conn, replies); err != nil || strings.Trim(string(replies), "+OK\r\n") != "" {
 			t.Fatalf("setting slots: %v, %.40q", err, replies)
 		}
 	}
 	data := random(5<<20, 1)
-	for range 6 { // half of them are on the move
+	for range 8 { // a third of them are on the move
 		w, err := c.PutStream(t.Context(), int64(len(data)))
 		if err != nil {
 			t.Fatal(err)
@@ -715,8 +714,10 @@ func TestClusterAsks(t *testing.T) {
 			t.Errorf("unknown size: %v", err)
 		}
 	}
-	if a, b := nodes[0].Do("DBSIZE"), nodes[1].Do("DBSIZE"); a != ":0" || b != ":0" {
-		t.Errorf("%s and %s keys are left behind", a, b)
+	for _, s := range nodes {
+		if n := s.Do("DBSIZE"); n != ":0" {
+			t.Errorf("%s keys are left behind", n)
+		}
 	}
 }
 
@@ -739,10 +740,8 @@ func TestClusterSendsAround(t *testing.T) {
 	}
 }
 
-// TestClusterMoves moves a slot while a connector uses it.
-func TestClusterMoves(t *testing.T) {
-	t.Parallel() // as the other tests that mostly wait for servers to find each other
-	nodes := redistest.StartCluster(t, 2)
+// testClusterMoves moves a slot while a connector uses it.
+func testClusterMoves(t *testing.T, nodes []*redistest.Server) {
 	c := open(t, redis.Options{Addrs: []string{nodes[1].Addr()}, Cluster: true})
 	data := random(100_000, 1)
 	var keys []connectors.Key
@@ -754,9 +753,9 @@ func TestClusterMoves(t *testing.T) {
 		keys = append(keys, key)
 	}
 	slot := strings.TrimPrefix(nodes[0].Do("CLUSTER", "KEYSLOT", "{x}"), ":")
-	from, to := nodes[0], nodes[1]
-	if from.Do("DBSIZE") == ":0" {
-		from, to = to, from
+	from, to := nodes[2], nodes[1] // {x} is in the last third
+	if n := from.Do("DBSIZE"); n != ":20" {
+		t.Fatalf("the server of {x} has %s keys", n)
 	}
 	waited := make(chan error, 1)
 	go func() { waited <- c.Wait(t.Context(), connectors.RedisKey{RedisKey: "{x}later"}) }()
@@ -785,7 +784,7 @@ func TestClusterMoves(t *testing.T) {
 	for i := 10; i < 20; i++ {
 		from.Do("MIGRATE", to.Host, fmt.Sprint(to.Port), fmt.Sprintf("{x}%d", i), "0", "5000")
 	}
-	for _, s := range []*redistest.Server{to, from} {
+	for _, s := range []*redistest.Server{to, from, nodes[0]} {
 		s.Do("CLUSTER", "SETSLOT", slot, "NODE", to.Do("CLUSTER", "MYID"))
 	}
 	check()
@@ -818,7 +817,6 @@ func TestClusterMoves(t *testing.T) {
 }
 
 func TestSentinel(t *testing.T) {
-	t.Parallel()
 	master := redistest.Start(t, "--repl-diskless-sync-delay", "0") // else it waits 5 s for further replicas
 	replica := redistest.StartReplica(t, master)
 	sentinel := redistest.StartSentinel(t, "main", master)

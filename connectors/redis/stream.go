@@ -51,13 +51,13 @@ func (s *stream) drop(clean bool) {
 	s.cn = nil
 }
 
-// enter begins a call on the stream; without error the caller must call c.gate.leave.
+// enter begins a call on the stream; without error the caller must call c.gate.Leave.
 func (s *stream) enter() error {
 	if err := s.c.enter(s.ctx, s.op, s.key); err != nil {
 		return err
 	}
 	if s.err != nil {
-		s.c.gate.leave()
+		s.c.gate.Leave()
 		return s.err
 	}
 	return nil
@@ -93,7 +93,7 @@ func (c *Connector) GetStream(ctx context.Context, key connectors.Key) (connecto
 	if err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	r := &reader{stream: stream{ctx: ctx, c: c, op: "get_stream", key: key, id: id}}
 	err = c.query(ctx, "GET", id, func(cn *conn) (err error) {
 		if r.size, err = cn.bulkHead(1 << 40); err != nil || r.size < 0 {
@@ -134,7 +134,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	if err := r.enter(); err != nil {
 		return 0, err
 	}
-	defer r.c.gate.leave()
+	defer r.c.gate.Leave()
 	return r.read(p)
 }
 
@@ -204,7 +204,7 @@ func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Write
 	if err := c.enter(ctx, "put_stream", nil); err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	if err := c.checkSize(size); err != nil {
 		return nil, wrap("put_stream", nil, err)
 	}
@@ -246,7 +246,7 @@ func (w *setWriter) Write(p []byte) (int, error) {
 	if err := w.enter(); err != nil {
 		return 0, err
 	}
-	defer w.c.gate.leave()
+	defer w.c.gate.Leave()
 	return w.write(p)
 }
 
@@ -296,7 +296,7 @@ func (w *setWriter) Commit() (connectors.Key, error) {
 		w.drop(false)
 		return nil, err
 	}
-	defer w.c.gate.leave()
+	defer w.c.gate.Leave()
 	if err := connectors.CheckSize(w.size, w.got); err != nil {
 		return nil, w.fail(err)
 	}
@@ -350,7 +350,7 @@ func (w *partWriter) Write(p []byte) (int, error) {
 	if err := w.enter(); err != nil {
 		return 0, err
 	}
-	defer w.c.gate.leave()
+	defer w.c.gate.Leave()
 	total := w.sent + int64(w.fill) + int64(len(p))
 	err := w.c.checkSize(total)
 	if w.size >= 0 && total > w.size {
@@ -463,7 +463,7 @@ func (w *partWriter) Commit() (connectors.Key, error) {
 		}
 		return nil, err
 	}
-	defer w.c.gate.leave()
+	defer w.c.gate.Leave()
 	if err := connectors.CheckSize(w.size, w.sent+int64(w.fill)); err != nil {
 		return nil, w.end(wrap(w.op, nil, err))
 	}

@@ -55,7 +55,7 @@ func (c *Connector) Wait(ctx context.Context, key connectors.Key) error {
 	if err != nil {
 		return err
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	for tries := 0; ; tries++ {
 		if c.watches.without.Load() {
 			return wrap("wait", key, c.poll(ctx, id))
@@ -149,7 +149,6 @@ func (c *Connector) watcherAt(ctx context.Context, addr string) (*watcher, error
 func (c *Connector) watch(ctx context.Context, addr string, p *post) {
 	ws := &c.watches
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	ws.wg.Go(func() {
 		select {
 		case <-c.gone:
@@ -158,6 +157,7 @@ func (c *Connector) watch(ctx context.Context, addr string, p *post) {
 		}
 	})
 	cn, err := c.pool.dial(ctx, addr, true)
+	cancel()
 	var se *serverError
 	if errors.As(err, &se) && !slices.Contains([]string{"NOAUTH", "WRONGPASS", "LOADING", "DENIED", "MASTERDOWN", "BUSY"}, se.code()) {
 		ws.without.Store(true)
