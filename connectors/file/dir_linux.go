@@ -333,6 +333,9 @@ const ioChunk = 32 << 20
 func (h handle) write(ctx context.Context, obj transport.Slices) error {
 	var iov [8][]byte // on the stack: a tag and a body are two
 	rest := append(iov[:0], obj...)
+	var st stage
+	defer st.release()
+	var off int64
 	for first := true; ; first = false {
 		for len(rest) > 0 && len(rest[0]) == 0 {
 			rest = rest[1:]
@@ -345,10 +348,15 @@ func (h handle) write(ctx context.Context, obj transport.Slices) error {
 				return err
 			}
 		}
-		n, err := h.writeSome(rest)
+		some := rest
+		if anySlow(rest, off) {
+			some = [][]byte{st.gather(rest, off)}
+		}
+		n, err := h.writeSome(some)
 		if err != nil {
 			return h.d.error("write", h.d.path, err)
 		}
+		off += int64(n)
 		for n > 0 {
 			if n < len(rest[0]) {
 				rest[0] = rest[0][n:]
@@ -358,6 +366,21 @@ func (h handle) write(ctx context.Context, obj transport.Slices) error {
 			rest = rest[1:]
 		}
 	}
+}
+
+// anySlow reports whether one of the parts that the next system call would write is slow to copy from where it is.
+func anySlow(parts [][]byte, off int64) bool {
+	end := off + ioChunk
+	for _, p := range parts {
+		if off >= end {
+			break
+		}
+		if slowCopy(p, off) {
+			return true
+		}
+		off += int64(len(p))
+	}
+	return false
 }
 
 // writeSome makes one system call. rest has at least one part, and its first is not empty.

@@ -92,9 +92,25 @@ func (w *writer) write(p []byte) (int, error) {
 	if err := w.room(int64(len(p))); err != nil {
 		return 0, err
 	}
+	if slowCopy(p, w.n) {
+		return w.writeStaged(p)
+	}
 	n, err := w.t.f.Write(p)
 	w.n += int64(n)
 	return n, err
+}
+
+// writeStaged writes p from where it is fast to write from.
+func (w *writer) writeStaged(p []byte) (total int, err error) {
+	var st stage
+	defer st.release()
+	for total < len(p) && err == nil {
+		var n int
+		n, err = w.t.f.Write(st.gather([][]byte{p[total:]}, w.n))
+		w.n += int64(n)
+		total += n
+	}
+	return total, err
 }
 
 // ReadFrom takes everything that r gives: from files and sockets within the kernel (copy_file_range, splice), from a reader that has its bytes in
@@ -159,9 +175,12 @@ func (w *writer) readBuffered(r io.Reader) (int64, error) {
 	}
 	b := transport.DefaultPool.Get(size)
 	defer b.Release()
-	buf := b.Bytes()
 	var total int64
 	for {
+		buf := b.Bytes()
+		if len(buf) > minStaged {
+			buf = placed(buf, w.n)
+		}
 		// Not io.ReadFull: it says ErrUnexpectedEOF where the source ends, as a broken source does.
 		n := 0
 		var err error
