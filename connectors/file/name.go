@@ -2,9 +2,10 @@ package file
 
 import (
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/proxyplane/proxyplane/connectors"
 )
@@ -46,33 +47,18 @@ func newPrefix() (p [8]byte) {
 
 // newName returns a version-4 UUID that begins with the connector's prefix and has 62 random bits of its own. (str(uuid.uuid4()) in Python.)
 func (c *Connector) newName() string {
-	var u [16]byte
+	var u uuid.UUID
 	copy(u[:], c.prefix[:])
 	rand.Read(u[8:])
 	u[8] = u[8]&0x3f | 0x80
-	var s [36]byte
-	formatUUID(s[:], u)
-	return string(s[:])
+	return u.String()
 }
 
 // ownPrefix returns what the names made by c begin with.
 func (c *Connector) ownPrefix() string {
-	var u [16]byte
+	var u uuid.UUID
 	copy(u[:], c.prefix[:])
-	var s [36]byte
-	formatUUID(s[:], u)
-	return string(s[:19])
-}
-
-func formatUUID(s []byte, u [16]byte) {
-	at := 0
-	for _, part := range [5][]byte{u[:4], u[4:6], u[6:8], u[8:10], u[10:]} {
-		if at > 0 {
-			s[at] = '-'
-			at++
-		}
-		at += hex.Encode(s[at:], part)
-	}
+	return u.String()[:19]
 }
 
 // looksLikeUUID reports whether a file may be an object that ProxyStore or we named.

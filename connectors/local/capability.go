@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/internal/uuid4"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -31,7 +32,7 @@ func (c *Connector) NewKey(ctx context.Context) (connectors.Key, error) {
 	if err := c.ready(ctx, "new_key"); err != nil {
 		return nil, err
 	}
-	return connectors.LocalKey{ID: newID()}, nil
+	return connectors.LocalKey{ID: uuid4.New()}, nil
 }
 
 // Set implements [connectors.Deferrer]. It copies obj once. Readers of the object that it replaces keep that one.

@@ -3,15 +3,13 @@ package local
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"fmt"
 	"maps"
 	"sync"
 	"sync/atomic"
 
-	"github.com/google/uuid"
-
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/internal/uuid4"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -43,20 +41,11 @@ type Connector struct {
 // New returns a connector. It borrows opts.
 func New(opts Options) *Connector {
 	if opts.Storage == "" {
-		opts.Storage = newID()
+		opts.Storage = uuid4.New()
 	}
 	c := &Connector{st: openStorage(opts.Storage, opts.StoreDict), opts: opts, gone: make(chan struct{})}
 	c.opts.StoreDict = nil
 	return c
-}
-
-// newID returns a random UUID, as Python's str(uuid.uuid4()). It spares the allocations of uuid.NewRandom.
-func newID() string {
-	var u uuid.UUID
-	rand.Read(u[:]) // never fails
-	u[6] = u[6]&0x0f | 0x40
-	u[8] = u[8]&0x3f | 0x80
-	return u.String()
 }
 
 // start begins an operation on a key.
@@ -170,7 +159,7 @@ func (c *Connector) PutOwned(ctx context.Context, obj []byte) (connectors.Key, e
 }
 
 func (c *Connector) put(data []byte) (connectors.Key, error) {
-	id := newID()
+	id := uuid4.New()
 	if err := c.write("put", id, nil, data); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/internal/uuid4"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -313,7 +314,7 @@ func (c *Connector) PutBatch(ctx context.Context, objs []transport.Slices) ([]co
 			return nil, wrap("put_batch", nil, fmt.Errorf("object %d: %w", i, err))
 		}
 		total += n
-		ids[i] = newID()
+		ids[i] = uuid4.New()
 		keys[i] = connectors.RedisKey{RedisKey: ids[i]}
 	}
 	for _, id := range ids {

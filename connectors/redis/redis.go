@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/internal/gate"
+	"github.com/proxyplane/proxyplane/internal/uuid4"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -78,15 +78,6 @@ func newConnector(opts Options, trust int64, confirm func(connectors.Location) e
 	c.gate = gate.New()
 	c.watches.byAddr = map[string]*post{}
 	return c, nil
-}
-
-// newID returns a random UUID, as Python's str(uuid.uuid4()).
-func newID() string {
-	var u uuid.UUID
-	rand.Read(u[:]) // never fails
-	u[6] = u[6]&0x0f | 0x40
-	u[8] = u[8]&0x3f | 0x80
-	return u.String()
 }
 
 func wrap(op string, key connectors.Key, err error) error {
@@ -312,7 +303,7 @@ func (c *Connector) Put(ctx context.Context, obj transport.Slices) (connectors.K
 		return nil, err
 	}
 	defer c.gate.Leave()
-	id := newID()
+	id := uuid4.New()
 	if err := c.set(ctx, "put", nil, id, obj, true); err != nil {
 		return nil, err
 	}
@@ -325,7 +316,7 @@ func (c *Connector) NewKey(ctx context.Context) (connectors.Key, error) {
 		return nil, err
 	}
 	defer c.gate.Leave()
-	return connectors.RedisKey{RedisKey: newID()}, nil
+	return connectors.RedisKey{RedisKey: uuid4.New()}, nil
 }
 
 // Set implements [connectors.Deferrer]. If the connection is lost before any answer it may set twice, with other clients' Sets between.

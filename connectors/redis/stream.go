@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/internal/uuid4"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -159,30 +160,7 @@ func (r *reader) read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (r *reader) WriteTo(w io.Writer) (int64, error) {
-	chunk := transport.DefaultPool.Get(copyChunk)
-	defer chunk.Release()
-	var total int64
-	for {
-		n, err := r.Read(chunk.Bytes())
-		if n > 0 {
-			m, werr := w.Write(chunk.Bytes()[:n])
-			total += int64(m)
-			if werr != nil {
-				return total, werr
-			}
-			if m < n {
-				return total, io.ErrShortWrite
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
-}
+func (r *reader) WriteTo(w io.Writer) (int64, error) { return copyPooled(w, r) }
 
 // Close hangs up if not everything was read: that is cheaper than reading the rest.
 func (r *reader) Close() error {
@@ -208,7 +186,7 @@ func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Write
 	if err := c.checkSize(size); err != nil {
 		return nil, wrap("put_stream", nil, err)
 	}
-	s := stream{ctx: ctx, c: c, op: "put_stream", id: newID()}
+	s := stream{ctx: ctx, c: c, op: "put_stream", id: uuid4.New()}
 	if size <= streamChunk {
 		return &partWriter{stream: s, size: size}, nil
 	}
@@ -266,10 +244,10 @@ func (w *setWriter) write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (w *setWriter) ReadFrom(r io.Reader) (int64, error) { return readFrom(w, r) }
+func (w *setWriter) ReadFrom(r io.Reader) (int64, error) { return copyPooled(w, r) }
 
-// readFrom copies from r to w, through pooled memory.
-func readFrom(w io.Writer, r io.Reader) (int64, error) {
+// copyPooled copies from r to w, through pooled memory.
+func copyPooled(w io.Writer, r io.Reader) (int64, error) {
 	chunk := transport.DefaultPool.Get(copyChunk)
 	defer chunk.Release()
 	var total int64
@@ -280,6 +258,9 @@ func readFrom(w io.Writer, r io.Reader) (int64, error) {
 			total += int64(m)
 			if werr != nil {
 				return total, werr
+			}
+			if m < n {
+				return total, io.ErrShortWrite
 			}
 		}
 		if err == io.EOF {
@@ -381,7 +362,7 @@ func (w *partWriter) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-func (w *partWriter) ReadFrom(r io.Reader) (int64, error) { return readFrom(w, r) }
+func (w *partWriter) ReadFrom(r io.Reader) (int64, error) { return copyPooled(w, r) }
 
 // errVanished is why an unfinished object is no more.
 var errVanished = fmt.Errorf("%w: what was written before is gone: the server evicted it, or %v passed without a write; put it again",
