@@ -567,11 +567,7 @@ func (m *machine) step() error {
 		m.drop(1)
 		return nil
 	case opAppends:
-		items, err := m.popMark()
-		if err != nil {
-			return err
-		}
-		target, err := m.below(len(items))
+		target, items, err := m.popItems()
 		if err != nil {
 			return err
 		}
@@ -606,11 +602,7 @@ func (m *machine) step() error {
 		m.drop(2)
 		return nil
 	case opSetitems:
-		items, err := m.popMark()
-		if err != nil {
-			return err
-		}
-		target, err := m.below(len(items))
+		target, items, err := m.popItems()
 		if err != nil {
 			return err
 		}
@@ -623,11 +615,7 @@ func (m *machine) step() error {
 		m.containers++
 		return m.push(&Set{})
 	case opAdditems:
-		items, err := m.popMark()
-		if err != nil {
-			return err
-		}
-		target, err := m.below(len(items))
+		target, items, err := m.popItems()
 		if err != nil {
 			return err
 		}
@@ -864,12 +852,15 @@ func (m *machine) step() error {
 	return m.fail(ErrCorrupt, "unknown opcode")
 }
 
-// below returns the value under n values at the top of the stack, of which the mark was just removed.
-func (m *machine) below(n int) (any, error) {
-	if at := len(m.stack) - n - 1; at >= m.fence() {
-		return m.stack[at], nil
+// popItems removes the topmost mark and returns the values above it, which stay on the stack, and the container under it that they are for.
+func (m *machine) popItems() (target any, items []any, err error) {
+	if items, err = m.popMark(); err != nil {
+		return nil, nil, err
 	}
-	return nil, m.fail(ErrCorrupt, "stack underflow: nothing under the mark")
+	if at := len(m.stack) - len(items) - 1; at >= m.fence() {
+		return m.stack[at], items, nil
+	}
+	return nil, nil, m.fail(ErrCorrupt, "stack underflow: nothing under the mark")
 }
 
 func (m *machine) get(i uint64) error {
