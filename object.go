@@ -316,7 +316,7 @@ func (s *Store) object(ctx context.Context, key Key) (*transport.Buffer, error) 
 			return cache.Entry{}, err
 		}
 		s.stage(metrics.GetConnector, key, start)
-		s.metrics.AddAttribute(metrics.GetObjectSize, id, int64(buf.Len()))
+		s.size(metrics.GetObjectSize, key, int64(buf.Len()))
 		return cache.Entry{Buf: buf, Size: int64(buf.Len())}, nil
 	}
 	for range 3 {
@@ -361,7 +361,7 @@ func valueIn[T any](s *Store, key Key, obj []byte) (*target[T], error) {
 		return nil, err
 	}
 	s.stage(metrics.GetDeserialize, key, start)
-	s.metrics.AddAttribute(metrics.GetObjectSize, key.Identity(), int64(len(obj)))
+	s.size(metrics.GetObjectSize, key, int64(len(obj)))
 	return &target[T]{v: v, size: int64(len(obj))}, nil
 }
 
@@ -510,7 +510,7 @@ func (s *Store) set(ctx context.Context, key Key, v any, o putOptions) error {
 	start = s.now()
 	err = connectors.Set(ctx, s.conn, key, obj)
 	s.stage(metrics.SetConnector, key, start)
-	s.metrics.AddAttribute(metrics.SetObjectSize, key.Identity(), obj.Len())
+	s.size(metrics.SetObjectSize, key, obj.Len())
 	s.cache.Evict(key.Identity())
 	op.end(ctx, key, obj.Len(), err)
 	return err

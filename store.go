@@ -362,6 +362,13 @@ func (s *Store) stage(name string, key Key, start time.Time) {
 	}
 }
 
+// size notes an object's size for the metrics. When they are off it costs neither the key's identity nor the boxed number.
+func (s *Store) size(name string, key Key, n int64) {
+	if s.metrics != nil {
+		s.metrics.AddAttribute(name, key.Identity(), n)
+	}
+}
+
 // now is time.Now if somebody will look at it.
 func (s *Store) now() time.Time {
 	if s.metrics == nil {
