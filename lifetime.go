@@ -53,6 +53,12 @@ func (l *objects) Add(s *Store, keys ...Key) error {
 	if l.done {
 		return ErrLifetimeEnded
 	}
+	l.hold(s, keys)
+	return nil
+}
+
+// hold notes keys, with the lock held.
+func (l *objects) hold(s *Store, keys []Key) {
 	if l.keys == nil {
 		l.keys = map[*Store]map[Key]struct{}{}
 	}
@@ -62,7 +68,6 @@ func (l *objects) Add(s *Store, keys ...Key) error {
 	for _, k := range keys {
 		l.keys[s][k] = struct{}{}
 	}
-	return nil
 }
 
 func (l *objects) Done() bool {
@@ -84,20 +89,12 @@ func (l *objects) Close(ctx context.Context) error {
 		}
 		if err := s.evictAll(ctx, all); err != nil {
 			errs = append(errs, fmt.Errorf("end of lifetime, store %s: %w", s.name, err))
-			l.keep(s, set)
+			l.mu.Lock()
+			l.hold(s, all) // for a second Close
+			l.mu.Unlock()
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// keep puts objects back that could not be evicted.
-func (l *objects) keep(s *Store, set map[Key]struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.keys == nil {
-		l.keys = map[*Store]map[Key]struct{}{}
-	}
-	l.keys[s] = set
 }
 
 // closeUnattended ends a lifetime that nobody is waiting for. ctx must not be over.
