@@ -7,23 +7,26 @@ import (
 	"io"
 	"net"
 	"syscall"
+
+	"github.com/proxyplane/proxyplane/transport"
 )
 
-// What can go wrong, whatever the connector. Test with errors.Is.
+// What can go wrong, whatever the connector. Test with errors.Is. Those of an object are package transport's.
 var (
-	ErrNotFound     = errors.New("no such object")
-	ErrClosed       = errors.New("connector is closed")
-	ErrTooLarge     = errors.New("too large")
-	ErrCorrupt      = errors.New("corrupt")
-	ErrUnavailable  = errors.New("unavailable")
-	ErrInvalidKey   = errors.New("invalid key")
-	ErrInvalidRange = errors.New("invalid range")
+	ErrNotFound     = transport.ErrNotFound
+	ErrClosed       = transport.ErrClosed
+	ErrTooLarge     = transport.ErrTooLarge
+	ErrFull         = transport.ErrFull // no room now; evict something, raise the limit or give the server a directory to spill to
+	ErrCorrupt      = transport.ErrCorrupt
+	ErrUnavailable  = transport.ErrUnavailable
+	ErrInvalidKey   = transport.ErrInvalidKey
+	ErrInvalidRange = transport.ErrInvalidRange
+	ErrDenied       = transport.ErrDenied
 	ErrConfig       = errors.New("bad configuration")
 	ErrNoPolicy     = errors.New("no policy takes this object")
-	ErrDenied       = errors.New("denied by policy")
 
 	// ErrNotBuilt is an [ErrUnavailable] that no waiting mends: the program lacks the connector.
-	ErrNotBuilt = fmt.Errorf("%w in this program", ErrUnavailable)
+	ErrNotBuilt = transport.ErrNotBuilt
 )
 
 // OpError says which operation of which connector failed on which key. It unwraps to its cause.

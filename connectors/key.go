@@ -168,7 +168,7 @@ var keyFields = map[string]struct {
 		k.Size, ok[2] = t[2].(int64)
 		k.PeerHost, ok[3] = t[3].(string)
 		k.PeerPort, ok[4] = t[4].(int64)
-		return k, ok == [5]bool{true, true, true, true, true} && (k.DIMType == "zmq" || k.DIMType == "ucx" || k.DIMType == "margo")
+		return k, ok == [5]bool{true, true, true, true, true} && (k.DIMType == "zmq" || k.DIMType == "ucx" || k.DIMType == "margo" || k.DIMType == "tcp")
 	}},
 	DAOSKey{}.Class().String(): {[]string{"pool", "container", "namespace", "dict_key"}, func(t []any) (Key, bool) {
 		var s [4]string
