@@ -314,7 +314,7 @@ func Inspect(data []byte) (ProxyInfo, error) {
 		Flavour: r.flavour.String(), Form: r.form, Deserializer: r.foreign,
 		CacheSize: c.CacheSize, Metrics: c.Metrics, Populate: c.PopulateTarget, Register: c.AutoRegister}
 	if k, ok := connectors.LookupKind(info.Kind); ok {
-		info.Kind, info.Connector = k.Kind, k.Class.String()
+		info.Kind, info.Connector = k.Kind, k.Path()
 	}
 	if r.class != (connectors.Class{}) {
 		info.Class = r.class.String()

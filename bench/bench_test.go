@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,18 +19,55 @@ import (
 
 // target is one connector to measure: how we open it, where Python opens its own, and what the machine needs at least.
 type target struct {
-	conn  string
-	where func(b *testing.B) string
-	cfg   func(where string) connectors.Config
-	put   func(b *testing.B, where string, obj []byte) time.Duration // floor: b.N puts
-	get   func(b *testing.B, where string, obj []byte) time.Duration // floor: b.N gets of all bytes
+	conn   string
+	where  func(b *testing.B) string
+	cfg    func(where string) connectors.Config
+	put    func(b *testing.B, where string, obj []byte) time.Duration // floor: b.N puts
+	get    func(b *testing.B, where string, obj []byte) time.Duration // floor: b.N gets of all bytes
+	python bool                                                       // ProxyStore has such a connector
 }
 
 var targets = []target{
-	{"local", func(*testing.B) string { return "" }, func(string) connectors.Config { return proxyplane.LocalConnector() }, memcpy, mapLookup},
-	{"file", fileDir, func(dir string) connectors.Config { return proxyplane.FileConnector(filepath.Join(dir, "ours")) }, writeFile, mapAndTouch},
-	{"redis", redisAddr, func(addr string) connectors.Config { h, p := splitAddr(addr); return proxyplane.RedisConnector(h, p) }, rawSet, rawGet},
-	{"multi", fileDir, multiConfig, nil, nil},
+	{"local", func(*testing.B) string { return "" }, func(string) connectors.Config { return proxyplane.LocalConnector() }, memcpy, mapLookup, true},
+	{"file", fileDir, func(dir string) connectors.Config { return proxyplane.FileConnector(filepath.Join(dir, "ours")) }, writeFile, mapAndTouch, true},
+	{"redis", redisAddr, func(addr string) connectors.Config { h, p := splitAddr(addr); return proxyplane.RedisConnector(h, p) }, rawSet, rawGet, true},
+	{"multi", fileDir, multiConfig, nil, nil, true},
+	{"tcp", ourServer("tcp"), serverConfig("tcp"), rawSocket("raw-tcp", opPut), rawSocket("raw-tcp", opGet), false},
+	{"unix", ourServer("unix"), serverConfig("tcp"), rawSocket("raw-unix", opPut), rawSocket("raw-unix", opGet), false},
+	{"zmq", ourServer("zmq"), serverConfig("zmq"), rawSocket("raw-tcp", opPut), rawSocket("raw-tcp", opGet), true},
+}
+
+// ourServer is an object server in a process of its own.
+func ourServer(carrier string) func(b *testing.B) string {
+	return func(b *testing.B) string { return serverAt(b, "ours "+carrier) }
+}
+
+// serverConfig is the connector of that kind, with its objects at that address.
+func serverConfig(kind string) func(addr string) connectors.Config {
+	return func(addr string) connectors.Config {
+		options := map[string]any{"address": addr, "connect_only": true}
+		if at, ok := strings.CutPrefix(addr, "tcp://"); ok {
+			host, port := splitAddr(at)
+			options["address"], options["port"] = host, int64(port)
+		}
+		return connectors.Config{Kind: kind, Options: options}
+	}
+}
+
+// rawSocket is the same by a bare socket.
+func rawSocket(role string, op byte) func(b *testing.B, _ string, obj []byte) time.Duration {
+	return func(b *testing.B, _ string, obj []byte) time.Duration {
+		r, err := dialSocket(serverAt(b, role), obj)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer r.close()
+		return timed(b, func() (time.Duration, error) {
+			start := time.Now()
+			err := r.exchange(op)
+			return time.Since(start), err
+		})
+	}
 }
 
 // multiConfig keeps small objects in memory and large ones in files, as the Python peer does.
@@ -99,6 +137,9 @@ func compare(b *testing.B, op, pyOp string, run func(b *testing.B, t target, whe
 					column(ours, func(b *testing.B) time.Duration { return run(b, t, where, obj) })
 					if f := floorOf(t); f != nil {
 						column(floor, func(b *testing.B) time.Duration { return f(b, where, obj) })
+					}
+					if !t.python {
+						return
 					}
 					column(python, func(b *testing.B) time.Duration { return pythonOp(b, t.conn, where, pyOp, size, b.N) })
 				})

@@ -20,6 +20,8 @@ var (
 	sizesFlag = flag.String("sizes", "1000,100000,1000000,100000000", "object sizes in bytes")
 	heapFlag  = flag.Int("heap", 256, "MB of live memory that the process holds, as a service does; 0 makes the garbage collector run all the time")
 	dirFlag   = flag.String("dir", "", "where the file connector works; default /dev/shm, or the temporary directory")
+	pollFlag  = flag.Duration("poll", 0, "how long our TCP, unix and UCX clients and servers look for bytes before they wait; ucx_perftest then polls, too")
+	sliceFlag = flag.Duration("slice", 50*time.Millisecond, "how long each rival's turn in a round of BenchmarkTransport is")
 )
 
 func sizes() []int {
@@ -61,15 +63,34 @@ func report(b *testing.B, c cell, total time.Duration) {
 	b.ReportMetric(float64(c.size)*float64(b.N)/total.Seconds()/1e6, "MB/s")
 }
 
+// atEnd is called when all benchmarks are over.
+var atEnd []func()
+
 func TestMain(m *testing.M) {
+	if role := os.Getenv(childVar); role != "" {
+		flag.Parse()
+		heap := make([]byte, 256<<20) // as a service has it
+		err := runChild(role)
+		runtime.KeepAlive(heap)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	heap := make([]byte, *heapFlag<<20)
 	code := m.Run()
 	runtime.KeepAlive(heap)
-	stopPeer()
+	stopPeers()
+	stopChildren()
+	for _, f := range atEnd {
+		f()
+	}
 	if len(results) > 0 {
 		printTable()
 	}
+	printTransports()
 	os.Exit(code)
 }
 

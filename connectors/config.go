@@ -55,7 +55,7 @@ func cloneValue(v any) any {
 func (c Config) Canonical() ([]byte, error) {
 	kind := c.Kind
 	if k, ok := LookupKind(kind); ok {
-		kind = k.Class.String()
+		kind = k.Path()
 	}
 	opts, err := NormalizeOptions(c.Options)
 	if err != nil {

@@ -263,7 +263,8 @@ func unmarshalKey(data []byte, kind string, depth int) (Key, error) {
 	}
 	j := jsonKey{Kind: kind}
 	err := json.Unmarshal(data, &j.Key)
-	if err != nil {
+	bare := err == nil
+	if !bare {
 		j.Key = nil
 		err = json.Unmarshal(data, &j)
 	}
@@ -284,7 +285,11 @@ func unmarshalKey(data []byte, kind string, depth int) (Key, error) {
 			return nil, err
 		}
 	}
-	return NewKeyFromTuple(known.KeyClass, tuple)
+	key, err := NewKeyFromTuple(known.KeyClass, tuple)
+	if err == nil && !bare && key.Kind() != known.Kind { // of several kinds with keys of one class
+		return nil, fmt.Errorf("%w: a %s key that says it is of kind %s", ErrInvalidKey, key.Kind(), known.Kind)
+	}
+	return key, err
 }
 
 func unmarshalField(raw json.RawMessage, depth int) (any, error) {

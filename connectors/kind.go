@@ -5,11 +5,20 @@ import (
 	"strings"
 )
 
-// Known is a connector that ProxyStore or its extensions have, whether or not this program can open it.
+// Known is a connector that ProxyStore, its extensions or this module have, whether or not this program can open it.
 type Known struct {
 	Kind     string // short name, as in keys and messages
-	Class    Class  // Python class of the connector
+	Class    Class  // Python class of the connector; the zero Class for one that only we have
 	KeyClass Class  // Python class of its keys
+}
+
+// Path is how a [Config] names the connector: the Python path of its class, which every version of ProxyStore understands, or the short name of one that
+// Python does not have.
+func (k Known) Path() string {
+	if k.Class == (Class{}) {
+		return k.Kind
+	}
+	return k.Class.String()
 }
 
 // known is DESIGN's table. Kinds whose short name is not the class name without "Connector" are still found by both.
@@ -24,6 +33,7 @@ var known = []Known{
 	{"ucx", Class{"proxystore_ex.connectors.dim.ucx", "UCXConnector"}, DIMKey{}.Class()},
 	{"margo", Class{"proxystore_ex.connectors.dim.margo", "MargoConnector"}, DIMKey{}.Class()},
 	{"daos", Class{"proxystore_ex.connectors.daos", "DAOSConnector"}, DAOSKey{}.Class()},
+	{"tcp", Class{}, DIMKey{}.Class()}, // Python's counterpart is zmq
 }
 
 // LookupKind finds a connector by its short name ("file"), its class name ("FileConnector") or its full Python path
@@ -32,7 +42,10 @@ func LookupKind(name string) (Known, bool) {
 	for _, k := range known {
 		class := strings.ToLower(k.Class.Name)
 		switch lower := strings.ToLower(name); {
-		case name == k.Class.String(), lower == k.Kind, lower == class, lower == strings.TrimSuffix(class, "connector"):
+		case lower == k.Kind:
+			return k, true
+		case class == "": // it has no other name
+		case name == k.Class.String(), lower == class, lower == strings.TrimSuffix(class, "connector"):
 			return k, true
 		}
 	}

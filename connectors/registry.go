@@ -11,7 +11,7 @@ import (
 
 // A Driver opens connectors of one kind. It is a value without state; put it in a [Registry].
 type Driver struct {
-	// Kind is the short name, and Class the Python class that has the same options and keys.
+	// Kind is the short name, and Class the Python class that has the same options and keys; the zero Class if Python has none.
 	Kind  string
 	Class Class
 
@@ -92,7 +92,7 @@ func (r *Registry) Driver(kind string) (*Driver, error) {
 		short = known.Kind
 	}
 	for i, d := range r.drivers {
-		if d.Kind == short || d.Class.String() == kind {
+		if d.Kind == short || d.Class != (Class{}) && d.Class.String() == kind {
 			return &r.drivers[i], nil
 		}
 	}
@@ -165,7 +165,7 @@ func (r *Registry) Travelling(cfg Config, python bool) (Config, error) {
 		return Config{}, err
 	}
 	out := cfg.Clone()
-	if python {
+	if python && d.Class != (Class{}) {
 		out.Kind = d.Class.String()
 	}
 	if d.Travel != nil {

@@ -93,7 +93,7 @@ func TestCommandLine(t *testing.T) {
 					Size int
 				}
 				line := cli(t, v.data, "put", "--store", toml, "--as", v.as, "-")
-				if err := json.Unmarshal(line, &put); err != nil || put.Kind != s.name || put.Size != len(v.data) {
+				if err := json.Unmarshal(line, &put); err != nil || put.Kind != s.kind() || put.Size != len(v.data) {
 					t.Fatalf("put printed %s, %v", line, err)
 				}
 				var key any
@@ -136,7 +136,7 @@ func TestCommandLine(t *testing.T) {
 					t.Errorf("%s: got %.200q", name, got)
 				}
 				var info proxyplane.ProxyInfo
-				if err := json.Unmarshal(cli(t, nil, "inspect", "--json", path), &info); err != nil || info.Store != s.store || info.Kind != s.name {
+				if err := json.Unmarshal(cli(t, nil, "inspect", "--json", path), &info); err != nil || info.Store != s.store || info.Kind != s.kind() {
 					t.Errorf("inspect: %+v, %v", info, err)
 				}
 			}

@@ -35,6 +35,12 @@ type side struct {
 	shared bool
 }
 
+// kind is the connector's short name.
+func (s side) kind() string {
+	kind, _, _ := strings.Cut(s.name, "-")
+	return kind
+}
+
 // serial makes names that no other test has: the worker of a version serves all tests.
 var serial atomic.Int64
 
@@ -60,6 +66,17 @@ func sides(t *testing.T) []side {
 			}}, true},
 		{"local", "local" + n, m{"kind": "local"}, connectors.Config{Kind: "local", Options: map[string]any{"include_data_in_config": true}}, false},
 	}
+}
+
+// dimSides are the distributed in-memory connectors, with a server of ours and with Python's. Only proxystore-ex for 1.1.0 has them.
+func dimSides(t *testing.T) []side {
+	t.Helper()
+	var all []side
+	for _, server := range []dimServer{embedded(t, zmqKind), python(t, zmqKind)} {
+		n := strconv.FormatInt(serial.Add(1), 10)
+		all = append(all, side{"zmq-" + server.name, "zmq" + n, server.spec(), server.config(), true})
+	}
+	return all
 }
 
 // openStore opens our store of a side, for a worker of one version, under a name that is unique to the test.
@@ -91,6 +108,9 @@ func each(t *testing.T, f func(t *testing.T, w *worker, format serialize.Format,
 		t.Run("proxystore="+v.name, func(t *testing.T) {
 			w := sharedWorker(t, v.name)
 			all := sides(t)
+			if v.name == testenv.ProxyStore11 {
+				all = append(all, dimSides(t)...)
+			}
 			for _, s := range all {
 				t.Run("conn="+s.name, func(t *testing.T) { f(t, w, v.format, s) })
 			}
@@ -116,7 +136,9 @@ func keyJSON(key proxyplane.Key) m {
 func goKey(t *testing.T, s side, size int, tuple any) proxyplane.Key {
 	t.Helper()
 	fields := tuple.([]any)
-	switch s.name {
+	switch s.kind() {
+	case "zmq":
+		return dimKey(tuple)
 	case "file":
 		return connectors.FileKey{Filename: fields[0].(string)}
 	case "redis":
@@ -245,7 +267,7 @@ func TestPythonProxies(t *testing.T) {
 // TestPythonFutures: a proxy of what Python has not set yet waits here until it has.
 func TestPythonFutures(t *testing.T) {
 	each(t, func(t *testing.T, w *worker, _ serialize.Format, s side) {
-		if s.name == "local" || s.name == "multi" { // the original's multi connector cannot defer
+		if s.name == "local" || s.name == "multi" || s.kind() == "zmq" { // the original's multi and zmq connectors cannot defer
 			return
 		}
 		data := w.doBytes(t, m{"op": "proxy", "store": s.store, "spec": s.spec, "value": "nested", "dumps": "pickle5", "flavour": "future", "id": "f"})
@@ -390,11 +412,11 @@ func TestOurProxiesOfAllKinds(t *testing.T) {
 // TestTOML: store configurations, both ways.
 func TestTOML(t *testing.T) {
 	w := sharedWorker(t, testenv.ProxyStore11)
-	for _, s := range sides(t) {
+	for _, s := range append(sides(t), dimSides(t)...) {
 		t.Run("conn="+s.name, func(t *testing.T) {
 			ctx := t.Context()
 			path := filepath.Join(t.TempDir(), "python.toml")
-			if s.name != "local" { // a store_dict with LocalKeys is no TOML, in Python neither
+			if s.name != "local" && s.kind() != "zmq" { // a store_dict with LocalKeys is no TOML, nor is an interface that is None, in Python neither
 				w.do(t, m{"op": "toml-write", "store": s.store, "spec": s.spec, "path": path})
 				cfg, err := proxyplane.ReadConfig(path)
 				if err != nil {
@@ -417,7 +439,7 @@ func TestTOML(t *testing.T) {
 				t.Fatal(err)
 			}
 			cmd := m{"op": "toml-read", "path": path}
-			if s.name == "file" || s.name == "redis" { // the original cannot open a multi connector from its configuration
+			if s.name == "file" || s.name == "redis" || s.kind() == "zmq" { // the original cannot open a multi connector from its configuration
 				cmd["value"] = "str"
 			}
 			answer := w.do(t, cmd).(m)

@@ -5,6 +5,7 @@ here, values in values_test.go), so that nothing is compared through the formats
 """
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -133,6 +134,13 @@ def make_connector(spec):
     if kind == 'multi':
         from proxystore.connectors.multi import MultiConnector, Policy
         return MultiConnector({name: (make_connector(c['connector']), Policy(**c['policy'])) for name, c in spec['children'].items()})
+    if kind in ('zmq', 'ucx'):
+        options = {k: v for k, v in spec.items() if k != 'kind'}
+        if kind == 'zmq':
+            from proxystore_ex.connectors.dim.zmq import ZeroMQConnector
+            return ZeroMQConnector(**options)
+        from proxystore_ex.connectors.dim.ucx import UCXConnector
+        return UCXConnector(**options)
     raise ValueError(kind)
 
 
@@ -157,10 +165,94 @@ def make_key(kind, fields):
     if kind == 'local':
         from proxystore.connectors.local import LocalKey
         return LocalKey(*fields)
+    if kind in ('zmq', 'ucx'):
+        from proxystore_ex.connectors.dim.models import DIMKey
+        return DIMKey(*fields)
     if kind == 'multi':
         from proxystore.connectors.multi import MultiKey
         return MultiKey(fields[0], make_key(fields[1]['kind'], fields[1]['key']))
     raise ValueError(kind)
+
+
+connectors = {}  # by specification, for the operations that need no store
+
+
+def connector_of(spec):
+    name = json.dumps(spec, sort_keys=True)
+    if name not in connectors:
+        connectors[name] = make_connector(spec)
+    return connectors[name]
+
+
+def pattern(seed, size):
+    """Bytes that both sides make from a number; no two stretches of one object, and no two objects, are alike. See pattern in dim_test.go."""
+    block = b''.join(hashlib.sha256(f'{seed}/{i}'.encode()).digest() for i in range(2048))[:65521]
+    return (block * (size // len(block) + 1))[:size]
+
+
+def same_pattern(got, seed, size):
+    if got is None:
+        raise AssertionError(f'object {seed} is missing')
+    if bytes(got) != pattern(seed, size):
+        raise AssertionError(f'object {seed}: {len(got)} bytes that differ from its {size}')
+
+
+def run_connector(c):
+    """The operations of a connector without a store. Objects are patterns: [seed, size]."""
+    op, at = c['op'].removeprefix('connector-'), connector_of(c['spec'])
+    keys = [make_key(k['kind'], k['key']) for k in c.get('keys', [])]
+    if op == 'put':
+        return [key_json(at.put(pattern(*o))) for o in c['objects']]
+    if op == 'put-batch':
+        return [key_json(k) for k in at.put_batch([pattern(*o) for o in c['objects']])]
+    if op == 'get':
+        for k, o in zip(keys, c['objects'], strict=True):
+            same_pattern(at.get(k), *o)
+        return True
+    if op == 'get-batch':
+        got = at.get_batch(keys)
+        for g, o in zip(got, c['objects'], strict=True):
+            if o is not None:
+                same_pattern(g, *o)
+            elif g is not None:
+                raise AssertionError(f'{len(g)} bytes for a missing object')
+        return True
+    if op == 'missing':
+        return [at.get(k) is None and not at.exists(k) for k in keys]
+    if op == 'exists':
+        return [at.exists(k) for k in keys]
+    if op == 'evict':
+        for k in keys:
+            at.evict(k)
+        return True
+    if op == 'churn':  # everything, again and again, as one of many clients
+        for seed, size in c['objects']:
+            data = pattern(seed, size)
+            key = at.put(data)
+            if not at.exists(key) or bytes(at.get(key)) != data:
+                raise AssertionError(f'object {seed} is not what was put')
+            at.evict(key)
+            if at.exists(key) or at.get(key) is not None:
+                raise AssertionError(f'object {seed} is there after evict')
+        return len(c['objects'])
+    if op == 'proxy':  # of a key that somebody else made
+        store = make_store(c['store'], c['spec'])
+        return [base64.b64encode(pickle.dumps(store.proxy_from_key(k))).decode() for k in keys]
+    if op == 'raw':  # a message that is no RPC, by the bare socket; None if there is no answer
+        import zmq
+        context = zmq.Context()
+        with context.socket(zmq.REQ) as s:
+            s.setsockopt(zmq.LINGER, 0)
+            s.setsockopt(zmq.RCVTIMEO, c['timeout'])
+            s.connect(f"tcp://{c['spec']['address']}:{c['spec']['port']}")
+            s.send_multipart([base64.b64decode(f) for f in c['frames']])
+            try:
+                answer = [base64.b64encode(f).decode() for f in s.recv_multipart()]
+            except zmq.error.Again:
+                answer = None
+        context.term()
+        return answer
+    raise ValueError(op)
 
 
 kept = {}  # owners and futures, which act when they are dropped
@@ -170,6 +262,8 @@ def run(c):
     op = c['op']
     if op == 'version':
         return proxystore.__version__
+    if op.startswith('connector-'):
+        return run_connector(c)
     if op == 'put':
         return key_json(make_store(c['store'], c['spec']).put(VALUES[c['value']]()))
     if op == 'get':

@@ -18,16 +18,23 @@ import (
 
 // worker is a Python process that does what JSON lines tell it.
 type worker struct {
-	t   testing.TB
-	mu  sync.Mutex
-	in  io.WriteCloser
-	out *bufio.Reader
+	t       testing.TB
+	mu      sync.Mutex
+	in      io.WriteCloser
+	out     *bufio.Reader
+	process *os.Process
 }
 
 // startWorker starts worker.py in the environment of a ProxyStore version. It ends with the test.
 func startWorker(t testing.TB, version string) *worker {
 	t.Helper()
-	cmd := exec.Command(testenv.Python(t, version), filepath.Join(testenv.Root(), "interop", "worker.py"))
+	return startWorkerOf(t, testenv.Python(t, version))
+}
+
+// startWorkerOf is startWorker with another interpreter.
+func startWorkerOf(t testing.TB, interpreter string) *worker {
+	t.Helper()
+	cmd := exec.Command(interpreter, "-W", "ignore", filepath.Join(testenv.Root(), "interop", "worker.py"))
 	cmd.Stderr = os.Stderr
 	cmd.Dir = t.TempDir()
 	in, err := cmd.StdinPipe()
@@ -41,7 +48,7 @@ func startWorker(t testing.TB, version string) *worker {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	w := &worker{t: t, in: in, out: bufio.NewReaderSize(out, 1<<20)}
+	w := &worker{t: t, in: in, out: bufio.NewReaderSize(out, 1<<20), process: cmd.Process}
 	t.Cleanup(func() {
 		in.Close() // the worker ends at the end of its input
 		cmd.Wait()

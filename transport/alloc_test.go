@@ -12,6 +12,8 @@ import (
 func TestAllocs(t *testing.T) {
 	p := transport.NewPool(1 << 20)
 	p.Get(4096).Release()
+	large := transport.NewPool(64 << 20)
+	large.Get(32 << 20).Release()
 	b := transport.FromBytes(make([]byte, 100))
 	data := make([]byte, 100)
 	s := transport.Slices{data, data}
@@ -21,6 +23,7 @@ func TestAllocs(t *testing.T) {
 		f    func()
 	}{
 		"Pool.Get, warm":    {1, func() { p.Get(4096).Release() }}, // the header, which is never used again
+		"Pool.Get, large":   {1, func() { large.Get(32 << 20).Release() }},
 		"FromBytes":         {1, func() { transport.FromBytes(data).Release() }},
 		"Slice":             {1, func() { b.Slice(10, 20).Release() }},
 		"Retain, Release":   {0, func() { b.Retain().Release() }},

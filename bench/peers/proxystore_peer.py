@@ -1,13 +1,16 @@
 """ProxyStore beside us: does operations on standard input's orders and says how long they took.
 
 Each line is {"conn": ..., "op": ..., "size": ..., "n": ...}; the answer is {"ns": total nanoseconds of the n operations, set-up excluded}.
-One process serves a whole benchmark run, so that neither start-up nor imports are in any figure.
+With "until" (nanoseconds) instead of "n" the connector alone is measured, without a store: as many operations as go into that time, at least one; the
+answer has "took", the nanoseconds of each, too. One process serves a whole benchmark run, so that neither start-up nor imports are in any figure.
 """
 
 import gc
 import json
 import logging
 import os
+import socket
+import subprocess
 import sys
 import time
 import uuid
@@ -37,10 +40,65 @@ def connector(conn, where):
             'small': (LocalConnector(), Policy(max_size_bytes=50_000)),
             'large': (FileConnector(os.path.join(where, 'py-' + uuid.uuid4().hex), clear=True), Policy(min_size_bytes=50_001)),
         })
+    if conn in ('zmq', 'ucx'):
+        return served(conn)
     raise ValueError(conn)
 
 
-stores, payloads = {}, {}
+SERVE = 'import sys; from proxystore_ex.connectors.dim import {0} as dim; dim.start_server({1}int(sys.argv[1]))'
+processes = []
+
+
+def served(conn):
+    """A connector of proxystore_ex with its server, which is a process of its own as it would be if the connector had started it."""
+    with socket.create_server(('127.0.0.1', 0)) as s:
+        port = s.getsockname()[1]
+    code = SERVE.format(conn, "'127.0.0.1', " if conn == 'zmq' else '')
+    processes.append(subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, str(port)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+    until = time.monotonic() + 30
+    while not listens(port):
+        if processes[-1].poll() is not None or time.monotonic() > until:
+            raise RuntimeError(f'the {conn} server of ProxyStore does not listen')
+        time.sleep(0.05)
+    if conn == 'zmq':
+        from proxystore_ex.connectors.dim.zmq import ZeroMQConnector
+        return ZeroMQConnector(port=port, address='127.0.0.1', timeout=10)
+    from proxystore_ex.connectors.dim.ucx import UCXConnector
+    return UCXConnector(port=port, address='127.0.0.1', timeout=10)
+
+
+def listens(port):
+    """Whether somebody listens there. It is not tried: the first connection to a UCX server should be one that speaks UCX."""
+    with open('/proc/net/tcp') as f:
+        return any(line.split()[1].endswith(f':{port:04X}') and line.split()[3] == '0A' for line in list(f)[1:])
+
+
+stores, payloads, alone = {}, {}, {}
+
+
+def run_alone(c):
+    conn, op, size, until = c['conn'], c['op'], c['size'], c['until']
+    if conn not in alone:
+        alone[conn] = connector(conn, c.get('where'))
+    at, data, took = alone[conn], payload(size), []
+    key = at.put(data) if op == 'get' else None
+    start = now()
+    while not took or now() - start < until:
+        if op == 'put':
+            t = now()
+            made = at.put(data)
+            took.append(now() - t)
+            at.evict(made)
+        else:
+            t = now()
+            got = at.get(key)
+            took.append(now() - t)
+            if len(got) != size:
+                raise ValueError(f'{len(got)} bytes, not {size}')
+            del got
+    if key is not None:
+        at.evict(key)
+    return {'ns': sum(took), 'took': took}
 
 
 def store_of(conn, where, cached):
@@ -101,9 +159,13 @@ def run(c):
 for line in sys.stdin:
     gc.collect()
     try:
-        print(json.dumps({'ns': run(json.loads(line))}), flush=True)
+        order = json.loads(line)
+        print(json.dumps(run_alone(order) if 'until' in order else {'ns': run(order)}), flush=True)
     except Exception as e:
         print(json.dumps({'error': repr(e)}), flush=True)
 for s in stores.values():
     if type(s.connector).__name__ != 'RedisConnector':
         s.close()
+for p in processes:
+    p.terminate()
+    p.wait()

@@ -7,15 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/proxyplane/proxyplane"
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/connectors/all"
 )
 
 // app is one run of the program.
@@ -28,7 +32,12 @@ type app struct {
 	json    bool   // --json
 	started bool   // a command's own code runs; errors before are the command line's
 	named   string // the command, for the hint to its help
+
+	moreGrace atomic.Int64 // time.Duration that the command may take to end after a signal, beyond grace
 }
+
+// extendGrace gives the command more time to end after a signal.
+func (a *app) extendGrace(d time.Duration) { a.moreGrace.Store(int64(d)) }
 
 func newApp() *app {
 	return &app{in: os.Stdin, out: os.Stdout, err: os.Stderr,
@@ -63,10 +72,11 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results and errors as JSON")
 	root.AddGroup(&cobra.Group{ID: "objects", Title: "Objects:"}, &cobra.Group{ID: "proxies", Title: "Proxies:"},
-		&cobra.Group{ID: "operate", Title: "Looking and configuring:"})
+		&cobra.Group{ID: "servers", Title: "Object servers:"}, &cobra.Group{ID: "operate", Title: "Looking and configuring:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"objects": {a.putCmd(), a.getCmd(), a.existsCmd(), a.evictCmd()},
 		"proxies": {a.proxyCmd(), a.resolveCmd(), a.inspectCmd()},
+		"servers": {a.serveCmd(), a.pingCmd()},
 		"operate": {a.demoCmd(), a.configCmd(), a.doctorCmd(), a.versionCmd()},
 	} {
 		for _, c := range cmds {
@@ -120,6 +130,28 @@ func readStoreConfig(path string) (proxyplane.Config, error) {
 	return cfg, nil
 }
 
+// visitors returns the drivers of a program that is about to end: a connector to object servers starts none here, since its objects would end with the
+// command.
+func visitors() *connectors.Registry {
+	from, r := all.Registry(), &connectors.Registry{}
+	for _, kind := range from.Kinds() {
+		found, err := from.Driver(kind)
+		if err != nil {
+			panic(err) // it has just been listed
+		}
+		d := *found
+		if slices.Contains(d.Secret, "connect_only") {
+			d.Open = func(ctx context.Context, o *connectors.Options, env *connectors.Env) (connectors.Connector, error) {
+				opts := maps.Clone(o.All())
+				opts["connect_only"] = true
+				return found.Open(ctx, connectors.NewOptions(kind, opts), env)
+			}
+		}
+		r.Register(d)
+	}
+	return r
+}
+
 // withStore opens the store of --store for the time of fn. Its objects stay, whatever its configured clear says.
 func (a *app) withStore(ctx context.Context, path string, fn func(*proxyplane.Store) error) (err error) {
 	cfg, err := readStoreConfig(path)
@@ -131,7 +163,7 @@ func (a *app) withStore(ctx context.Context, path string, fn func(*proxyplane.St
 			"use a file, redis or multi connector", path)
 	}
 	// Stores of its own, so that auto_register does no harm and still travels in proxies as it is configured.
-	s, err := proxyplane.Open(ctx, cfg, proxyplane.WithCacheBytes(0), proxyplane.WithStores(proxyplane.NewStores()))
+	s, err := proxyplane.Open(ctx, cfg, proxyplane.WithCacheBytes(0), proxyplane.WithStores(proxyplane.NewStores()), proxyplane.WithDrivers(visitors()))
 	if err != nil {
 		return err
 	}

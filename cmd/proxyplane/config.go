@@ -49,7 +49,7 @@ func shown(c proxyplane.Config) shownConfig {
 	s := shownConfig{Name: c.Name, Kind: c.Connector.Kind, Connector: c.Connector.Kind, CacheSize: c.CacheSize, Metrics: c.Metrics,
 		PopulateTarget: c.PopulateTarget, AutoRegister: c.AutoRegister}
 	if k, ok := connectors.LookupKind(c.Connector.Kind); ok {
-		s.Kind, s.Connector = k.Kind, k.Class.String()
+		s.Kind, s.Connector = k.Kind, k.Path()
 	}
 	s.Options = redact(s.Kind, c.Connector.Options)
 	return s
@@ -176,7 +176,7 @@ relative store_dir is made absolute, since other processes run elsewhere. The fi
 			}
 			c := connectors.Config{Kind: kind, Options: map[string]any{}}
 			if k, ok := connectors.LookupKind(kind); ok {
-				c.Kind = k.Class.String()
+				c.Kind = k.Path()
 				if k.Kind == "file" {
 					// Python deletes the directory when a store is closed, unless it is told not to; a store that programs share must stay.
 					c.Options["clear"] = false

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,8 +18,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/proxyplane/proxyplane/cgo/ucx"
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/connectors/all"
+	ucxconn "github.com/proxyplane/proxyplane/connectors/ucx"
 )
 
 // storeName returns a name that is another one for every connector.
@@ -95,10 +98,11 @@ type fact struct {
 
 // availability tells whether this program can open a kind of connector.
 type availability struct {
-	Kind   string `json:"kind"`
-	Python string `json:"python,omitempty"`
-	Yes    bool   `json:"available"`
-	Note   string `json:"note,omitempty"`
+	Kind    string   `json:"kind"`
+	Python  string   `json:"python,omitempty"`
+	Yes     bool     `json:"available"`
+	Note    string   `json:"note,omitempty"`
+	Devices []string `json:"devices,omitempty"` // that UCX could use
 }
 
 // library is a module that is linked into this program.
@@ -149,7 +153,15 @@ func availableConnectors() []availability {
 	var list []availability
 	for _, kind := range connectors.KnownKinds() {
 		known, _ := connectors.LookupKind(kind)
-		c := availability{Kind: kind, Python: known.Class.String(), Yes: slices.Contains(built, kind)}
+		c := availability{Kind: kind, Yes: slices.Contains(built, kind)}
+		if known.Class == (connectors.Class{}) {
+			c.Note = "Go only; zmq is for Python"
+		} else {
+			c.Python = known.Class.String()
+		}
+		if kind == "ucx" && !ucxconn.Built {
+			c.Note = "over the native TCP transport, since this build has no UCX; keys with dim_type ucx are out of reach"
+		}
 		if !c.Yes {
 			c.Note = "not in this build: its proxies can be inspected and passed on, not resolved"
 			if package_, _, _ := strings.Cut(known.Class.Module, "."); package_ == "proxystore_ex" {
@@ -166,14 +178,38 @@ func availableConnectors() []availability {
 	return list
 }
 
-// availableTransports lists the ways of moving objects between processes without a server in between. There is none in this version: files are mapped,
-// and Redis is spoken to directly.
+// availableTransports lists the ways of moving objects between processes without a server in between, or with an object server.
 func availableTransports() []availability {
-	var list []availability
-	for _, kind := range []string{"tcp", "unix", "zmq", "ucx", "margo", "quic", "webrtc"} {
+	list := []availability{{Kind: "tcp", Yes: true, Note: "native protocol, with or without TLS"},
+		{Kind: "unix", Yes: runtime.GOOS != "windows", Note: "native protocol; gets are mappings on Linux"}, {Kind: "zmq", Yes: true, Note: zmqNote()}, ucxTransport()}
+	for _, kind := range []string{"margo", "quic", "webrtc"} {
 		list = append(list, availability{Kind: kind, Note: "not in this build"})
 	}
 	return list
+}
+
+// ucxTransport says whether UCX is built in, and what it finds here.
+func ucxTransport() availability {
+	a := availability{Kind: "ucx"}
+	c, err := ucx.Open(ucx.Options{Name: "doctor", Features: ucx.AM | ucx.Wakeup})
+	if errors.Is(err, ucx.ErrNotBuilt) {
+		a.Note = err.Error()
+		return a
+	}
+	loaded, _ := ucx.Version()
+	a.Note = "libucp " + loaded
+	if err != nil {
+		a.Note += ": " + err.Error()
+		return a
+	}
+	defer c.Close()
+	a.Yes = true
+	for line := range strings.Lines(c.Info()) {
+		if _, device, ok := strings.Cut(strings.TrimSpace(line), " flags -- "); ok {
+			a.Devices = append(a.Devices, strings.TrimSpace(device))
+		}
+	}
+	return a
 }
 
 // pythonFacts looks for a Python with ProxyStore on PATH.
@@ -226,7 +262,7 @@ func (d diagnosis) format() []byte {
 	}{{"connectors", d.Connectors}, {"transports", d.Transports}} {
 		fmt.Fprintf(w, "\n%s\n", part.title)
 		for _, c := range part.list {
-			fmt.Fprintf(w, "  %s\t%s\t%s\n", c.Kind, yesNo(c.Yes, "yes", "no"), c.Note)
+			fmt.Fprintf(w, "  %s\t%s\t%s\n", c.Kind, yesNo(c.Yes, "yes", "no"), c.Note+yesNo(c.Devices == nil, "", "; devices: "+strings.Join(c.Devices, ", ")))
 		}
 	}
 	for _, part := range []struct {

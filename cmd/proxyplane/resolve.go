@@ -134,7 +134,7 @@ otherwise. With --store, a proxy of that store uses the store as it is configure
 			if info.Deserializer != "" && as != "raw" && rng == nil {
 				return fail(exitBadInput, "%s: its object needs the Python function %s to be read; fetch it as it is stored with --raw", args[0], info.Deserializer)
 			}
-			stores := proxyplane.NewStores(proxyplane.WithPolicy(policy),
+			stores := proxyplane.NewStores(proxyplane.WithPolicy(policy), proxyplane.WithRegistry(visitors()),
 				proxyplane.WithStoreOptions(proxyplane.WithCacheBytes(0), proxyplane.WithPopulateTarget(false)))
 			defer func() {
 				if cerr := stores.Close(context.WithoutCancel(ctx)); cerr != nil {

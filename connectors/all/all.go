@@ -8,6 +8,9 @@ import (
 	"github.com/proxyplane/proxyplane/connectors/local"
 	"github.com/proxyplane/proxyplane/connectors/multi"
 	"github.com/proxyplane/proxyplane/connectors/redis"
+	"github.com/proxyplane/proxyplane/connectors/tcp"
+	"github.com/proxyplane/proxyplane/connectors/ucx"
+	"github.com/proxyplane/proxyplane/connectors/zmq"
 )
 
 // Registry returns a new Registry with every driver. The caller owns it and may register more.
@@ -17,5 +20,8 @@ func Registry() *connectors.Registry {
 	r.Register(local.Driver())
 	r.Register(multi.Driver())
 	r.Register(redis.Driver())
+	r.Register(tcp.Driver())
+	r.Register(ucx.Driver())
+	r.Register(zmq.Driver())
 	return r
 }

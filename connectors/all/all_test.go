@@ -1,7 +1,9 @@
 package all
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/proxyplane/proxyplane/connectors"
@@ -11,7 +13,7 @@ import (
 // TestRegistry: every driver is found by each of its names, and agrees with what package connectors knows of the kind.
 func TestRegistry(t *testing.T) {
 	r := Registry()
-	for _, kind := range []string{"file", "local", "multi", "redis"} {
+	for _, kind := range []string{"file", "local", "multi", "redis", "tcp", "ucx", "zmq"} {
 		if !slices.Contains(r.Kinds(), kind) {
 			t.Errorf("%s is missing", kind)
 		}
@@ -25,7 +27,10 @@ func TestRegistry(t *testing.T) {
 		if !ok || known.Kind != kind || known.Class != d.Class {
 			t.Errorf("%s: the driver has class %s, package connectors %s", kind, d.Class, known.Class)
 		}
-		for _, name := range []string{d.Class.Name, d.Class.String()} {
+		for _, name := range []string{d.Class.Name, d.Class.String(), known.Path()} {
+			if d.Class == (connectors.Class{}) && name != kind {
+				continue // one that Python does not have is found by its kind alone
+			}
 			if by, err := r.Driver(name); err != nil || by != d {
 				t.Errorf("%s: not found as %s: %v", kind, name, err)
 			}
@@ -40,6 +45,31 @@ func TestRegistry(t *testing.T) {
 	own.Register(connectors.Driver{Kind: "own", Open: like.Open, Locations: like.Locations})
 	if _, err := Registry().Driver("own"); err == nil {
 		t.Error("registering in one Registry changed another")
+	}
+}
+
+// TestNotForPython: a configuration that Python cannot open does not become a proxy for Python, and the error says what to use.
+func TestNotForPython(t *testing.T) {
+	r := Registry()
+	port := map[string]any{"port": int64(1)}
+	for _, cfg := range []connectors.Config{{Kind: "tcp", Options: port}, {Kind: "multi", Options: map[string]any{
+		"t": []any{"tcp", port, map[string]any{}}}}} {
+		_, err := r.Travelling(cfg, true)
+		if !errors.Is(err, connectors.ErrNotForPython) || !strings.Contains(err.Error(), "use connector zmq") {
+			t.Errorf("%v for Python: %v", cfg, err)
+		}
+		if out, err := r.Travelling(cfg, false); err != nil || out.Kind != cfg.Kind && cfg.Kind == "tcp" {
+			t.Errorf("%v for Go: %v, %v", cfg, out, err)
+		}
+	}
+	for _, kind := range []string{"zmq", "ucx"} {
+		out, err := r.Travelling(connectors.Config{Kind: kind, Options: map[string]any{"port": int64(1), "memory": int64(1), "insecure": true}}, true)
+		if err != nil || len(out.Options) != 1 {
+			t.Errorf("%s for Python: %v, %v", kind, out.Options, err)
+		}
+		if _, err := r.Travelling(connectors.Config{Kind: kind, Options: map[string]any{"port": int64(1), "token": "x"}}, true); !errors.Is(err, connectors.ErrNotForPython) {
+			t.Errorf("%s with a token for Python: %v", kind, err)
+		}
 	}
 }
 

@@ -443,8 +443,8 @@ func checkWait(s *suite) {
 func checkConfig(s *suite) {
 	c := s.open()
 	cfg := c.Config()
-	if k, ok := connectors.LookupKind(cfg.Kind); ok && cfg.Kind != k.Class.String() {
-		s.Errorf("Config has kind %q; every version of ProxyStore understands the full path %q only", cfg.Kind, k.Class)
+	if k, ok := connectors.LookupKind(cfg.Kind); ok && cfg.Kind != k.Path() {
+		s.Errorf("Config has kind %q; every version of ProxyStore understands the full path %q only", cfg.Kind, k.Path())
 	}
 	canonical, err := cfg.Canonical()
 	if err != nil {

@@ -529,6 +529,14 @@ func (c *conn) endOfValue() error {
 	return nil
 }
 
+// memory returns a Buffer of n bytes with undefined content.
+func memory(n int64) *transport.Buffer {
+	if n < pooled {
+		return transport.FromBytes(make([]byte, n))
+	}
+	return transport.DefaultPool.Get(int(n))
+}
+
 // buffer reads a value into pooled memory (or, if it is small, the garbage collector's). found is false for nil.
 func (c *conn) buffer(limit int64) (b *transport.Buffer, found bool, err error) {
 	n, err := c.bulkHead(limit)

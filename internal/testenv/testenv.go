@@ -27,16 +27,41 @@ var Root = sync.OnceValue(func() string {
 // Python returns the interpreter of the environment for that version of ProxyStore. PROXYPLANE_PYTHON_1_1 and PROXYPLANE_PYTHON_0_6 name another.
 func Python(t testing.TB, version string) string {
 	t.Helper()
-	env := map[string]string{ProxyStore11: "PROXYPLANE_PYTHON_1_1", ProxyStore06: "PROXYPLANE_PYTHON_0_6"}[version]
-	if p := os.Getenv(env); p != "" {
-		return p
-	}
-	p := filepath.Join(Root(), ".venv-"+version, "bin", "python")
-	if _, err := os.Stat(p); err != nil {
-		missing(t, "no Python environment with ProxyStore "+version+" (run ./scripts/setup, or set "+env+" to an interpreter that has it)")
+	p, ok := FindPython(version)
+	if !ok {
+		missing(t, "no Python environment with ProxyStore "+version+" (run ./scripts/setup, or set "+pythonVars[version]+" to an interpreter that has it)")
 	}
 	return p
 }
+
+var pythonVars = map[string]string{ProxyStore11: "PROXYPLANE_PYTHON_1_1", ProxyStore06: "PROXYPLANE_PYTHON_0_6"}
+
+// FindPython is Python for who can do without.
+func FindPython(version string) (interpreter string, ok bool) {
+	if p := os.Getenv(pythonVars[version]); p != "" {
+		return p, true
+	}
+	p := filepath.Join(Root(), ".venv-"+version, "bin", "python")
+	_, err := os.Stat(p)
+	return p, err == nil
+}
+
+// PythonUCX returns an interpreter that has proxystore-ex and can import ucp, as PROXYPLANE_PYTHON_UCX names it. No package index has ucx-py in a form
+// that scripts/setup could install, so that the test is skipped without it, under PROXYPLANE_REQUIRE too.
+func PythonUCX(t testing.TB) string {
+	t.Helper()
+	p, ok := FindPythonUCX()
+	if !ok {
+		t.Skip("no Python with ucx-py (set PROXYPLANE_PYTHON_UCX to an interpreter that has proxystore-ex and can import ucp)")
+	}
+	return p
+}
+
+// FindPythonUCX is PythonUCX for who can do without.
+var FindPythonUCX = sync.OnceValues(func() (interpreter string, ok bool) {
+	p := os.Getenv("PROXYPLANE_PYTHON_UCX")
+	return p, p != "" && exec.Command(p, "-W", "ignore", "-c", "import ucp, proxystore_ex").Run() == nil
+})
 
 // Python3 returns a python3 that needs nothing but its standard library.
 func Python3(t testing.TB) string {

@@ -1,0 +1,34 @@
+// Package ucx carries the native protocol over UCX: TCP, InfiniBand and RoCE, and shared memory on one host, whatever UCX finds best, with the usual
+// environment variables to tell it otherwise (UCX_TLS, UCX_NET_DEVICES, ...).
+//
+// # Wire format
+//
+// docs/protocol.md, section UCX: a native frame is one active message or a few; long bodies go by UCX's rendezvous, from where the sender has
+// them to where the receiver wants them, without a copy. The same listener serves Python's UCXConnector (ucx-py), told apart by the client id of the
+// connection request.
+//
+// # Shared memory
+//
+// UCX (as of 1.13) uses shared memory only for endpoints that cannot tell when their peer dies. So a connection always begins over what the
+// address says, and stays: its end is noticed. Two sides that find themselves on one host make a second endpoint over shared memory and send frames
+// there. UCX_TLS must therefore name a network transport beside the others: "tcp,posix,cma,self" and not "posix,cma,self".
+//
+// # Waiting
+//
+// There are no threads of our own between a call and UCX: who waits for something drives the worker. With BusyPoll it looks for so long before it
+// sleeps on the worker's event descriptor; each sleep costs a system call and a wakeup, and 5 to 50 µs of latency.
+//
+// # Security
+//
+// UCX itself neither authenticates nor encrypts, and trusts what its peers send it. Listen at loopback, or within a network that only trusted
+// machines can reach. The Token keeps out who does not know it, not who attacks UCX. Python's clients know no token, so there are none where one
+// is required.
+//
+// # IPv6
+//
+// UCX's TCP does not use the address ::1. On other IPv6 addresses both sides are told to prefer IPv6.
+//
+// # Build tags
+//
+// Tag ucx; see package [github.com/proxyplane/proxyplane/cgo/ucx]. Without it Listen and Dial return an error that matches transport.ErrNotBuilt.
+package ucx

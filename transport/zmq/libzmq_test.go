@@ -1,0 +1,503 @@
+//go:build cgo && zmq
+
+package zmq
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/proxyplane/proxyplane/cgo/zmq"
+	"github.com/proxyplane/proxyplane/transport"
+	"github.com/proxyplane/proxyplane/transport/native"
+)
+
+// cCheck fails the test if, at its end, anything is left in C. It comes before leakCheck.
+func cCheck(t testing.TB) {
+	t.Helper()
+	t.Cleanup(func() {
+		if n := zmq.Live(); n != (zmq.Counts{}) {
+			t.Errorf("left in C: %+v", n)
+		}
+		if n, size := transport.Live(transport.CMemory); n != 0 {
+			t.Errorf("%d buffers of %d bytes of C memory left", n, size)
+		}
+	})
+}
+
+// forms are the two of each end.
+var listenForms = map[string]listenFunc{"pure": listenPure, "libzmq": listenLibzmq}
+var connectForms = map[string]connectFunc{"pure": connectPure, "libzmq": connectLibzmq}
+
+// crossed runs f with each listener and each connector.
+func crossed(t *testing.T, f func(t *testing.T, listen listenFunc, connect connectFunc)) {
+	for ln, listen := range listenForms {
+		for cn, connect := range connectForms {
+			t.Run(cn+" to "+ln, func(t *testing.T) {
+				cCheck(t)
+				leakCheck(t)
+				f(t, listen, connect)
+			})
+		}
+	}
+}
+
+type setup struct {
+	curve   bool
+	ipc     bool
+	allowed []CurveKey // nil: the client's
+	max     int
+}
+
+// linkPair listens with serve and returns how to connect.
+func linkPair(t *testing.T, listen listenFunc, connect connectFunc, s setup, serve func(link)) func() (link, error) {
+	t.Helper()
+	lo, do := ListenOptions{MaxConnections: s.max}, DialOptions{}
+	if s.curve {
+		sp, ss, _ := NewCurveKeys()
+		cp, cs, _ := NewCurveKeys()
+		if s.allowed == nil {
+			s.allowed = []CurveKey{cp}
+		}
+		lo.Curve = &CurveServer{PublicKey: sp, SecretKey: ss, AllowedClients: s.allowed}
+		do.Curve = &CurveClient{ServerKey: sp, PublicKey: cp, SecretKey: cs}
+	}
+	l, err := lo.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := do.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := address{"tcp", "127.0.0.1:0"}
+	if s.ipc {
+		a = address{"unix", filepath.Join(t.TempDir(), "s")}
+	}
+	acc, err := listen(testContext(t), a, l, serve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		acc.close()
+		acc.close()
+	})
+	if a, err = parseAddress(acc.address()); err != nil {
+		t.Fatal(err)
+	}
+	return func() (link, error) { return connect(testContext(t), a, d, nil) }
+}
+
+// readMessage reads the parts of the next message, some by take and some by read.
+func readMessage(l link) ([][]byte, error) {
+	var out [][]byte
+	for more := true; more; {
+		var n int64
+		var err error
+		if n, more, err = l.next(); err != nil {
+			return nil, err
+		}
+		if b, ok := l.take(); ok {
+			out = append(out, bytes.Clone(b.Bytes()))
+			b.Release()
+			continue
+		}
+		b := make([]byte, n)
+		for at := range 2 {
+			from, to := at*len(b)/2, (at+1)*len(b)/2
+			if k, err := l.read(b[from:to]); err != nil || k != to-from {
+				return nil, fmt.Errorf("read %d of %d: %w", k, to-from, err)
+			}
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+// echoLink answers each message with itself until the peer is gone.
+func echoLink(l link) {
+	for {
+		m, err := readMessage(l)
+		if err != nil {
+			return
+		}
+		if l.send(m[0], nil, m[1:], asParts) != nil {
+			return
+		}
+	}
+}
+
+func TestLinkEcho(t *testing.T) {
+	for name, s := range map[string]setup{"tcp": {}, "ipc": {ipc: true}, "curve": {curve: true}} {
+		t.Run(name, func(t *testing.T) {
+			crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+				dial := linkPair(t, listen, connect, s, echoLink)
+				l, err := dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.close()
+				if !l.trusted() || l.remote() == "" {
+					t.Errorf("trusted %v, remote %q", l.trusted(), l.remote())
+				}
+				for _, n := range []int{0, 1, 33, 1000, takeMin - 1, takeMin, refMin - 1, refMin, refMin + 1, 200_000, 3 << 20} {
+					big := random(n)
+					for _, c := range []struct {
+						body transport.Slices
+						cut  int
+						want [][]byte
+					}{
+						{transport.Slices{big}, whole, [][]byte{big}},
+						{transport.Slices{big[:n/3], nil, big[n/3:]}, whole, [][]byte{big}},
+						{transport.Slices{big, []byte("x"), big}, asParts, [][]byte{big, []byte("x"), big}},
+						{transport.Slices{big[:n/3], big[n/3:]}, 64 << 10, nil},
+						{nil, whole, nil},
+					} {
+						if c.cut > 0 {
+							for at := 0; at == 0 || at < n; at += c.cut {
+								c.want = append(c.want, big[at:min(n, at+c.cut)])
+							}
+						}
+						if n == 0 && c.cut == whole {
+							c.want = nil
+						}
+						if err := l.send([]byte("first"), []byte("+meta"), c.body, c.cut); err != nil {
+							t.Fatal(err)
+						}
+						got, err := readMessage(l)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if string(got[0]) != "first+meta" || len(got) != len(c.want)+1 {
+							t.Fatalf("%d bytes, cut %d: %d parts, want %d, first %q", n, c.cut, len(got), len(c.want)+1, got[0])
+						}
+						for i, w := range c.want {
+							if !bytes.Equal(got[i+1], w) {
+								t.Fatalf("%d bytes, cut %d: part %d differs", n, c.cut, i)
+							}
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestLinkMany: many links, many messages in flight each way.
+func TestLinkMany(t *testing.T) {
+	crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+		dial := linkPair(t, listen, connect, setup{}, echoLink)
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				l, err := dial()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer l.close()
+				const count = 200
+				body := random(40_000)
+				sent := make(chan error, 1)
+				go func() {
+					for i := range count {
+						if err := l.send(fmt.Append(nil, i), nil, transport.Slices{body[:1+i*199]}, whole); err != nil {
+							sent <- err
+							return
+						}
+					}
+					sent <- nil
+				}()
+				for i := range count {
+					m, err := readMessage(l)
+					if err != nil || string(m[0]) != fmt.Sprint(i) || !bytes.Equal(m[1], body[:1+i*199]) {
+						t.Errorf("message %d: %v", i, err)
+						return
+					}
+				}
+				if err := <-sent; err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// TestLinkEnds: who closes is noticed at the other end, after what was sent before.
+func TestLinkEnds(t *testing.T) {
+	t.Run("server", func(t *testing.T) {
+		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+			dial := linkPair(t, listen, connect, setup{}, func(l link) {
+				readMessage(l)
+				l.send([]byte("bye"), nil, nil, whole)
+			})
+			l, err := dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.close()
+			if err := l.send([]byte("hi"), nil, nil, whole); err != nil {
+				t.Fatal(err)
+			}
+			if m, err := readMessage(l); err != nil || string(m[0]) != "bye" {
+				t.Fatalf("%q, %v", m, err)
+			}
+			if _, _, err := l.next(); err != io.EOF && !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("after the server hung up: %v", err)
+			}
+		})
+	})
+	t.Run("client", func(t *testing.T) {
+		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+			ends := make(chan error, 1)
+			got := make(chan [][]byte, 1)
+			dial := linkPair(t, listen, connect, setup{}, func(l link) {
+				m, _ := readMessage(l)
+				got <- m
+				_, _, err := l.next()
+				ends <- err
+			})
+			l, err := dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.send([]byte("hi"), nil, transport.Slices{random(100_000)}, whole); err != nil {
+				t.Fatal(err)
+			}
+			if m := <-got; len(m) != 2 || len(m[1]) != 100_000 {
+				t.Errorf("%d parts", len(m))
+			}
+			l.close()
+			l.close()
+			if err := <-ends; err != io.EOF && !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("after the client hung up: %v", err)
+			}
+			if err := l.send([]byte("hi"), nil, nil, whole); !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("send after close: %v", err)
+			}
+			if _, _, err := l.next(); !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("next after close: %v", err)
+			}
+		})
+	})
+}
+
+func TestLinkInterrupt(t *testing.T) {
+	crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+		served := make(chan link, 1)
+		interrupted := make(chan error, 1)
+		dial := linkPair(t, listen, connect, setup{}, func(l link) {
+			readMessage(l)
+			served <- l
+			_, _, err := l.next()
+			interrupted <- err
+			echoLink(l)
+		})
+		l, err := dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.close()
+		for range 3 {
+			l.interrupt()
+			if _, _, err := l.next(); err != native.ErrInterrupted {
+				t.Fatalf("next: %v", err)
+			}
+		}
+		if err := l.send([]byte("hi"), nil, nil, whole); err != nil {
+			t.Fatal(err)
+		}
+		(<-served).interrupt()
+		if err := <-interrupted; err != native.ErrInterrupted {
+			t.Errorf("the server's next: %v", err)
+		}
+		if err := l.send([]byte("again"), nil, nil, whole); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := readMessage(l); err != nil || string(m[0]) != "again" {
+			t.Errorf("%q, %v", m, err)
+		}
+	})
+}
+
+// TestLinkCloseWhileSending: close ends a send to a peer that does not read, at both ends.
+func TestLinkCloseWhileSending(t *testing.T) {
+	big := transport.Slices{random(64 << 20)}
+	flood := func(l link) error {
+		for {
+			if err := l.send([]byte("x"), nil, big, whole); err != nil {
+				return err
+			}
+		}
+	}
+	t.Run("client", func(t *testing.T) {
+		// A server over libzmq reads until its queue is full, then no more.
+		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+			stop := make(chan struct{})
+			dial := linkPair(t, listen, connect, setup{}, func(l link) { <-stop })
+			defer close(stop)
+			l, err := dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			first := make(chan struct{})
+			go func() {
+				l.send([]byte("x"), nil, nil, whole)
+				close(first)
+				done <- flood(l)
+			}()
+			<-first
+			l.close()
+			if err := <-done; !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("%v", err)
+			}
+		})
+	})
+	t.Run("server", func(t *testing.T) {
+		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+			done := make(chan error, 1)
+			served := make(chan link, 1)
+			dial := linkPair(t, listen, connect, setup{}, func(l link) {
+				readMessage(l)
+				served <- l
+				done <- flood(l)
+			})
+			l, err := dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.close()
+			if err := l.send([]byte("go"), nil, nil, whole); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := l.next(); err != nil { // it has begun to send
+				t.Fatal(err)
+			}
+			(<-served).close()
+			if err := <-done; !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("%v", err)
+			}
+		})
+	})
+}
+
+// TestLinkServerCloses: closing the acceptor ends links that read and links that send.
+func TestLinkServerCloses(t *testing.T) {
+	crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+		lo, _ := ListenOptions{}.complete()
+		do, _ := DialOptions{}.complete()
+		var busy sync.WaitGroup
+		busy.Add(2)
+		big := transport.Slices{random(32 << 20)}
+		acc, err := listen(testContext(t), address{"tcp", "127.0.0.1:0"}, lo, func(l link) {
+			m, _ := readMessage(l)
+			busy.Done()
+			switch string(m[1]) {
+			case "read":
+				l.next()
+			case "send":
+				for l.send([]byte("x"), nil, big, whole) == nil {
+				}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := parseAddress(acc.address())
+		for _, what := range []string{"read", "send"} {
+			l, err := connect(testContext(t), a, do, [][]byte{[]byte(what)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.close()
+		}
+		busy.Wait()
+		acc.close()
+		if _, err := connect(testContext(t), a, do, nil); !errors.Is(err, transport.ErrUnavailable) {
+			t.Errorf("connect to a closed server: %v", err)
+		}
+	})
+}
+
+func TestLinkRefused(t *testing.T) {
+	t.Run("key", func(t *testing.T) {
+		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+			other, _, _ := NewCurveKeys()
+			dial := linkPair(t, listen, connect, setup{curve: true, allowed: []CurveKey{other}}, echoLink)
+			if l, err := dial(); err == nil {
+				l.close()
+				t.Error("a key that is not allowed got in")
+			}
+		})
+	})
+	t.Run("count", func(t *testing.T) {
+		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+			dial := linkPair(t, listen, connect, setup{max: 1}, echoLink)
+			a, err := dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.close()
+			if err := a.send([]byte("a"), nil, nil, whole); err != nil {
+				t.Fatal(err)
+			}
+			if m, err := readMessage(a); err != nil || string(m[0]) != "a" {
+				t.Fatalf("%q, %v", m, err)
+			}
+			b, err := dial()
+			if err != nil {
+				return // hung up on during the handshake
+			}
+			defer b.close()
+			if err := b.send([]byte("b"), nil, nil, whole); err != nil {
+				return
+			}
+			if _, _, err := b.next(); err != io.EOF && !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("the second of one: %v", err)
+			}
+		})
+	})
+	t.Run("mechanism", func(t *testing.T) {
+		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+			lo, _ := ListenOptions{}.complete()
+			acc, err := listen(testContext(t), address{"tcp", "127.0.0.1:0"}, lo, echoLink)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer acc.close()
+			a, _ := parseAddress(acc.address())
+			p, s, _ := NewCurveKeys()
+			do, _ := DialOptions{Curve: &CurveClient{ServerKey: p, PublicKey: p, SecretKey: s}}.complete()
+			if l, err := connect(testContext(t), a, do, nil); err == nil {
+				l.close()
+				t.Error("CURVE to a server without")
+			}
+		})
+	})
+	t.Run("cancel", func(t *testing.T) {
+		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			do, _ := DialOptions{}.complete()
+			if l, err := connect(ctx, address{"tcp", "127.0.0.1:1"}, do, nil); err == nil {
+				l.close()
+				t.Error("connected")
+			}
+			if _, err := connect(t.Context(), address{"tcp", "127.0.0.1:1"}, do, nil); !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("connect to nobody: %v", err)
+			}
+			lo, _ := ListenOptions{}.complete()
+			if _, err := listen(t.Context(), address{"tcp", "192.0.2.1:0"}, lo, echoLink); err == nil || !strings.Contains(err.Error(), "192.0.2.1") {
+				t.Errorf("listen elsewhere: %v", err)
+			}
+		})
+	})
+}

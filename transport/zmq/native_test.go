@@ -1,0 +1,403 @@
+package zmq
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/proxyplane/proxyplane/transport"
+	"github.com/proxyplane/proxyplane/transport/native"
+	"github.com/proxyplane/proxyplane/transport/objects"
+)
+
+// forms are the ways in which a client and a server may be connected.
+func forms(t *testing.T, test func(t *testing.T, addr string, lo ListenOptions, do DialOptions)) {
+	public, secret, err := NewCurveKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clientPublic, clientSecret, _ := NewCurveKeys()
+	lc := &CurveServer{PublicKey: public, SecretKey: secret, AllowedClients: []CurveKey{clientPublic}}
+	dc := &CurveClient{ServerKey: public, PublicKey: clientPublic, SecretKey: clientSecret}
+	token := native.ServerOptions{Token: []byte("a token of sufficient length")}
+	for _, f := range []struct {
+		name, addr string
+		lo         ListenOptions
+		do         DialOptions
+	}{
+		{"tcp", "tcp://127.0.0.1:0", ListenOptions{}, DialOptions{}},
+		{"ipc", "ipc", ListenOptions{}, DialOptions{}},
+		{"curve", "tcp://127.0.0.1:0", ListenOptions{Curve: lc}, DialOptions{Curve: dc}},
+		{"token", "tcp://127.0.0.1:0", ListenOptions{ServerOptions: token}, DialOptions{ClientOptions: native.ClientOptions{Token: token.Token}}},
+	} {
+		t.Run(f.name, func(t *testing.T) {
+			leakCheck(t)
+			if f.addr == "ipc" {
+				f.addr = "ipc://" + filepath.Join(t.TempDir(), "s")
+			}
+			test(t, f.addr, f.lo, f.do)
+		})
+	}
+}
+
+func TestNative(t *testing.T) {
+	forms(t, func(t *testing.T, addr string, lo ListenOptions, do DialOptions) {
+		ctx := testContext(t)
+		s := serve(t, addr, lo)
+		c, err := Dial(ctx, s.Addr(), do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		var _ objects.Client = c
+		var wg sync.WaitGroup
+		for g := range 4 {
+			wg.Go(func() {
+				for _, n := range []int{0, 1, 1000, 65536, 1 << 20, 3<<20 + 1} {
+					id, want := fmt.Sprint(g, "-", n), random(n)
+					if err := c.Put(ctx, id, transport.Slices{want[:n/2], want[n/2:]}, objects.PutOptions{}); err != nil {
+						t.Error(err)
+						return
+					}
+					b, err := c.Get(ctx, id, 0, -1, int64(n))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if !bytes.Equal(b.Bytes(), want) {
+						t.Errorf("%d bytes came back otherwise", n)
+					}
+					b.Release()
+				}
+			})
+		}
+		wg.Wait()
+		if _, err := c.Get(ctx, "nothing", 0, -1, -1); !errors.Is(err, transport.ErrNotFound) {
+			t.Errorf("Get of nothing: %v", err)
+		}
+
+		want := random(10<<20 + 7)
+		w, err := c.PutStream(ctx, "stream", -1, objects.PutOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.ReadFrom(bytes.NewReader(want)); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.GetStream(ctx, "stream", 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(r)
+		if err != nil || !bytes.Equal(got, want[5:]) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		r.Close()
+
+		// A cancelled call leaves the connection as it was.
+		cancelled, cancel := context.WithCancel(ctx)
+		done := make(chan error)
+		go func() { done <- c.Wait(cancelled, "later") }()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Wait: %v", err)
+		}
+		if err := c.Ping(ctx); err != nil {
+			t.Errorf("Ping: %v", err)
+		}
+	})
+}
+
+func TestShutdown(t *testing.T) {
+	forms(t, func(t *testing.T, addr string, lo ListenOptions, do DialOptions) {
+		ctx := testContext(t)
+		lo.Python = echo
+		lo.Insecure = true
+		s := serve(t, addr, lo)
+		c, err := Dial(ctx, s.Addr(), do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		e, err := DialExchanger(ctx, s.Addr(), do)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		b, err := e.Exchange(ctx, transport.Slices{[]byte("x")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Release()
+		if err := s.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := c.Ping(ctx); err == nil {
+			t.Error("Ping works after Shutdown")
+		}
+		if _, err := e.Exchange(ctx, transport.Slices{[]byte("x")}); !errors.Is(err, transport.ErrUnavailable) {
+			t.Errorf("Exchange after Shutdown: %v", err)
+		}
+		if _, err := Dial(ctx, s.Addr(), do); !errors.Is(err, transport.ErrUnavailable) {
+			t.Errorf("Dial after Shutdown: %v", err)
+		}
+	})
+}
+
+// TestShutdownLetsFinish: a request that is being worked on is answered.
+func TestShutdownLetsFinish(t *testing.T) {
+	leakCheck(t)
+	ctx := testContext(t)
+	in, out := make(chan struct{}), make(chan struct{})
+	s := serve(t, "tcp://127.0.0.1:0", ListenOptions{Python: func(ctx context.Context, req *transport.Buffer) (transport.Slices, func(), error) {
+		close(in)
+		<-out
+		return echo(ctx, req)
+	}})
+	e, err := DialExchanger(ctx, s.Addr(), DialOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	answered := make(chan error)
+	go func() {
+		b, err := e.Exchange(ctx, transport.Slices{[]byte("x")})
+		b.Release()
+		answered <- err
+	}()
+	<-in
+	down := make(chan error)
+	go func() { down <- s.Shutdown(ctx) }()
+	for !s.draining.Load() {
+	}
+	close(out)
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	if err := <-down; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestShutdownGivesUp: when its context ends, Shutdown waits no longer.
+func TestShutdownGivesUp(t *testing.T) {
+	leakCheck(t)
+	ctx := testContext(t)
+	in := make(chan struct{})
+	s := serve(t, "tcp://127.0.0.1:0", ListenOptions{Python: func(ctx context.Context, req *transport.Buffer) (transport.Slices, func(), error) {
+		defer req.Release()
+		close(in)
+		<-ctx.Done()
+		return nil, nil, ctx.Err()
+	}})
+	e, err := DialExchanger(ctx, s.Addr(), DialOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	answered := make(chan error)
+	go func() {
+		_, err := e.Exchange(ctx, transport.Slices{[]byte("x")})
+		answered <- err
+	}()
+	<-in
+	soon, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := s.Shutdown(soon); !errors.Is(err, context.Canceled) {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if err := <-answered; !errors.Is(err, transport.ErrUnavailable) {
+		t.Errorf("Exchange: %v", err)
+	}
+}
+
+func TestCurveRefuses(t *testing.T) {
+	leakCheck(t)
+	ctx := testContext(t)
+	public, secret, _ := NewCurveKeys()
+	otherPublic, otherSecret, _ := NewCurveKeys()
+	var l logs
+	o := ListenOptions{Curve: &CurveServer{PublicKey: public, SecretKey: secret, AllowedClients: []CurveKey{public}}}
+	o.Logger = l.logger()
+	s := serve(t, "tcp://127.0.0.1:0", o)
+	for _, c := range []struct {
+		name string
+		c    *CurveClient
+	}{
+		{"not allowed", &CurveClient{ServerKey: public, PublicKey: otherPublic, SecretKey: otherSecret}},
+		{"wrong server", &CurveClient{ServerKey: otherPublic, PublicKey: public, SecretKey: secret}},
+		{"no curve", nil},
+	} {
+		if _, err := Dial(ctx, s.Addr(), DialOptions{Curve: c.c}); !errors.Is(err, transport.ErrDenied) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if _, err := Dial(ctx, s.Addr(), DialOptions{Curve: &CurveClient{ServerKey: public, PublicKey: public, SecretKey: otherSecret}}); err == nil {
+		t.Error("keys that are no pair were taken")
+	}
+	for want := otherPublic.Z85(); !strings.Contains(l.String(), want); {
+		if ctx.Err() != nil {
+			t.Fatalf("the key that was not allowed is not in the log:\n%s", l.String())
+		}
+		runtime.Gosched() // the client knows before it is logged
+	}
+	plain := serve(t, "tcp://127.0.0.1:0", ListenOptions{})
+	if _, err := Dial(ctx, plain.Addr(), DialOptions{Curve: &CurveClient{ServerKey: public, PublicKey: public, SecretKey: secret}}); !errors.Is(err, transport.ErrDenied) {
+		t.Errorf("a server without CURVE: %v", err)
+	}
+	any := serve(t, "tcp://127.0.0.1:0", ListenOptions{Curve: &CurveServer{PublicKey: public, SecretKey: secret, AnyClient: true}})
+	c, err := Dial(ctx, any.Addr(), DialOptions{Curve: &CurveClient{ServerKey: public, PublicKey: otherPublic, SecretKey: otherSecret}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
+func TestZ85(t *testing.T) {
+	// RFC 26's test server key.
+	const s = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
+	k, err := ParseCurveKey(s)
+	if err != nil || k.Z85() != s {
+		t.Errorf("%q, %v", k.Z85(), err)
+	}
+	secret, err := ParseCurveKey("JTKVSB%%)wK0E.X)V>+}o?pNmC{O&4W4b!Ni{Lh6")
+	if err != nil || secret.Public() != k {
+		t.Errorf("%v", err)
+	}
+	if fmt.Sprint(k, &k) != "CURVE key CURVE key" {
+		t.Errorf("a key is printed: %v", k)
+	}
+	for _, bad := range []string{"", s[1:], strings.Repeat("#", 40), strings.Repeat("~", 40)} {
+		if _, err := ParseCurveKey(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestListenRefuses(t *testing.T) {
+	leakCheck(t)
+	ctx := testContext(t)
+	table := newTable(t)
+	if _, err := Listen(ctx, "tcp://0.0.0.0:0", table, ListenOptions{}); !errors.Is(err, transport.ErrDenied) {
+		t.Errorf("every interface: %v", err)
+	}
+	if _, err := Listen(ctx, "tcp://*:*", table, ListenOptions{}); !errors.Is(err, transport.ErrDenied) {
+		t.Errorf("every interface: %v", err)
+	}
+	s, err := Listen(ctx, "tcp://*:*", table, ListenOptions{Insecure: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for _, bad := range []string{"", "tcp://", "tcp://host", "udp://127.0.0.1:1", "ipc://", "127.0.0.1:1"} {
+		if s, err := Listen(ctx, bad, table, ListenOptions{}); err == nil {
+			s.Close()
+			t.Errorf("%q was taken", bad)
+		}
+		if _, err := Dial(ctx, bad, DialOptions{}); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	if _, err := Listen(ctx, "tcp://127.0.0.1:0", table, ListenOptions{Curve: &CurveServer{}}); err == nil {
+		t.Error("an empty CurveServer was taken")
+	}
+	if _, err := Listen(ctx, "tcp://127.0.0.1:0", table, ListenOptions{ChunkLength: -1}); err == nil {
+		t.Error("a negative length was taken")
+	}
+	if _, err := Dial(ctx, "tcp://127.0.0.1:1", DialOptions{ChunkLength: -1}); err == nil {
+		t.Error("a negative length was taken")
+	}
+
+	// Two servers at one address; a socket that was left behind; a file that is no socket.
+	path := filepath.Join(t.TempDir(), "s")
+	s = serve(t, "ipc://"+path, ListenOptions{})
+	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", fi, err)
+	}
+	if _, err := Listen(ctx, "ipc://"+path, table, ListenOptions{}); err == nil {
+		t.Error("a second server at one path")
+	}
+	s.Close()
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	ln.Close()
+	serve(t, "ipc://"+path, ListenOptions{})
+	if err := os.WriteFile(path+"2", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(ctx, "ipc://"+path+"2", table, ListenOptions{}); err == nil {
+		t.Error("a file was taken for a socket")
+	}
+}
+
+func TestMaxConnections(t *testing.T) {
+	leakCheck(t)
+	ctx := testContext(t)
+	s := serve(t, "tcp://127.0.0.1:0", ListenOptions{MaxConnections: 1})
+	c, err := Dial(ctx, s.Addr(), DialOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := Dial(ctx, s.Addr(), DialOptions{}); !errors.Is(err, transport.ErrUnavailable) {
+		t.Errorf("a second client: %v", err)
+	}
+	if err := c.Ping(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDialFails(t *testing.T) {
+	leakCheck(t)
+	ctx := testContext(t)
+	if _, err := Dial(ctx, "tcp://127.0.0.1:"+freePort(t), DialOptions{}); !errors.Is(err, transport.ErrUnavailable) {
+		t.Errorf("nobody there: %v", err)
+	}
+	// Somebody who says nothing.
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	addr := "tcp://" + ln.Addr().String()
+	o := DialOptions{}
+	o.HandshakeTimeout = 1
+	if _, err := Dial(ctx, addr, o); !errors.Is(err, transport.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("silence: %v", err)
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	go func() {
+		c, err := ln.Accept()
+		for err == nil {
+			c.Close()
+			if c, err = ln.Accept(); err == nil {
+				cancel()
+				c.Read(make([]byte, 64))
+				c.Close()
+				return
+			}
+		}
+	}()
+	Dial(ctx, addr, DialOptions{})
+	if _, err := Dial(cancelled, addr, DialOptions{}); err != context.Canceled && !errors.Is(err, transport.ErrUnavailable) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if _, err := Dial(cancelled, addr, DialOptions{}); err != context.Canceled {
+		t.Errorf("cancelled before: %v", err)
+	}
+}
