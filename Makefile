@@ -32,7 +32,7 @@ bench: ## ours beside ProxyStore and beside the floor, all sizes, with the repor
 	$(GO) test -run '^$$' -bench . -timeout 60m ./bench/...
 
 bench-quick: ## the same with 1 kB and 1 MB only
-	$(GO) test -run '^$$' -bench . -benchtime 100x ./bench/... -args -sizes 1000,1000000
+	$(GO) test -run '^$$' -bench . -benchtime 100x ./bench -args -quick
 
 soak: ## the long runs: 10 GB through each connector, kill -9 in a loop, fuzzing for minutes
 	./scripts/soak

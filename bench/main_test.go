@@ -17,7 +17,8 @@ import (
 )
 
 var (
-	sizesFlag = flag.String("sizes", "1000,100000,1000000,100000000", "object sizes in bytes")
+	sizesFlag = flag.String("sizes", "", "object sizes in bytes; default 1000,100000,1000000,100000000, with -quick 1000,1000000")
+	quickFlag = flag.Bool("quick", false, "fewer sizes, and fewer rounds of BenchmarkTransport")
 	heapFlag  = flag.Int("heap", 256, "MB of live memory that the process holds, as a service does; 0 makes the garbage collector run all the time")
 	dirFlag   = flag.String("dir", "", "where the file connector works; default /dev/shm, or the temporary directory")
 	pollFlag  = flag.Duration("poll", 0, "how long our TCP, unix and UCX clients and servers look for bytes before they wait; ucx_perftest then polls, too")
@@ -25,11 +26,19 @@ var (
 )
 
 func sizes() []int {
+	list := *sizesFlag
+	switch {
+	case list != "":
+	case *quickFlag:
+		list = "1000,1000000"
+	default:
+		list = "1000,100000,1000000,100000000"
+	}
 	var s []int
-	for f := range strings.SplitSeq(*sizesFlag, ",") {
+	for f := range strings.SplitSeq(list, ",") {
 		n, err := strconv.Atoi(f)
 		if err != nil || n < 1 {
-			panic("bench: bad -sizes " + *sizesFlag)
+			panic("bench: bad -sizes " + list)
 		}
 		s = append(s, n)
 	}

@@ -129,6 +129,14 @@ type row struct {
 
 var rows = map[row]map[string]figure{}
 
+// rounds bounds what -benchtime asks for, with other benchmarks in mind: more make no row better.
+func rounds() int {
+	if *quickFlag {
+		return 3
+	}
+	return 20
+}
+
 // inFlight is how many requests for objects of that size may be under way without taking the machine's memory.
 func inFlight(most, size int) int { return max(1, min(most, (256<<20)/size)) }
 
@@ -184,7 +192,7 @@ func benchmarkRow(b *testing.B, n netCase, op string, size int) {
 		b.Run("flight="+strconv.Itoa(flight), func(b *testing.B) {
 			samples := make([]sample, len(all))
 			b.ResetTimer()
-			for round := range b.N {
+			for round := range min(b.N, rounds()) {
 				for turn := range all { // who begins changes
 					i := (round + turn) % len(all)
 					s, err := all[i].round(op, flight, *sliceFlag)

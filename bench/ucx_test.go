@@ -21,7 +21,9 @@ import (
 func init() {
 	carriers["ucx"] = carrier{func(ctx context.Context, store objects.Store) (objects.Server, error) {
 		return ucx.Listen(ctx, "127.0.0.1:0", store, ucx.ListenOptions{BusyPoll: *pollFlag})
-	}, func(ctx context.Context, addr string) (objects.Client, error) { return ucx.Dial(ctx, addr, ucx.DialOptions{BusyPoll: *pollFlag}) }}
+	}, func(ctx context.Context, addr string) (objects.Client, error) {
+		return ucx.Dial(ctx, addr, ucx.DialOptions{BusyPoll: *pollFlag})
+	}}
 	nets = append(nets, netCase{name: "ucx", ops: []string{"put", "get"}, flight: 16, rivals: []rivalOf{{ours, openOurs("ucx")}, {rivalRaw, openRaw("raw-tcp")},
 		{rivalNative, openPerftest}, {rivalPython, openPythonUCX}}})
 }

@@ -29,14 +29,17 @@ func cli(t *testing.T, stdin []byte, args ...string) []byte {
 	return out
 }
 
-var built string
+var (
+	built string
+	tags  []string // that the binary is built with: those of the tests
+)
 
 func binary(t *testing.T) string {
 	t.Helper()
 	if built == "" {
 		until := &untilTheEnd{TB: t}
 		path := filepath.Join(until.TempDir(), "proxyplane")
-		cmd := exec.Command("go", "build", "-o", path, "./cmd/proxyplane")
+		cmd := exec.Command("go", "build", "-tags", strings.Join(tags, ","), "-o", path, "./cmd/proxyplane")
 		cmd.Dir = testenv.Root()
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("go build: %v\n%s", err, out)

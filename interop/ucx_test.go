@@ -11,6 +11,8 @@ import (
 // ucxKind needs an interpreter with ucx-py, which PROXYPLANE_PYTHON_UCX names. Without one these tests are skipped.
 var ucxKind = dimKind{"ucx", "proxystore_ex.connectors.dim.ucx.UCXConnector", testenv.PythonUCX, true}
 
+func init() { tags = append(tags, "ucx") }
+
 func TestUCXSizes(t *testing.T)         { testDIMSizes(t, ucxKind) }
 func TestUCXBatches(t *testing.T)       { testDIMBatches(t, ucxKind) }
 func TestUCXManyClients(t *testing.T)   { testDIMManyClients(t, ucxKind) }

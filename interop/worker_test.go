@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/proxyplane/proxyplane/internal/testenv"
 )
@@ -22,8 +23,12 @@ type worker struct {
 	mu      sync.Mutex
 	in      io.WriteCloser
 	out     *bufio.Reader
+	limit   interface{ SetReadDeadline(time.Time) error }
 	process *os.Process
 }
+
+// patience is how long Python may take for one command: some of its clients wait for ever when something goes wrong.
+const patience = 2 * time.Minute
 
 // startWorker starts worker.py in the environment of a ProxyStore version. It ends with the test.
 func startWorker(t testing.TB, version string) *worker {
@@ -48,7 +53,7 @@ func startWorkerOf(t testing.TB, interpreter string) *worker {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	w := &worker{t: t, in: in, out: bufio.NewReaderSize(out, 1<<20), process: cmd.Process}
+	w := &worker{t: t, in: in, out: bufio.NewReaderSize(out, 1<<20), limit: out.(*os.File), process: cmd.Process}
 	t.Cleanup(func() {
 		in.Close() // the worker ends at the end of its input
 		cmd.Wait()
@@ -106,8 +111,10 @@ func (w *worker) try(cmd m) (any, error) {
 	if _, err := w.in.Write(append(line, '\n')); err != nil {
 		return nil, fmt.Errorf("python worker: %w", err)
 	}
+	w.limit.SetReadDeadline(time.Now().Add(patience))
 	answer, err := w.out.ReadBytes('\n')
 	if err != nil {
+		w.process.Kill() // whatever it is doing, its answers would be those to earlier commands
 		return nil, fmt.Errorf("python worker: %w", err)
 	}
 	var a struct {

@@ -19,11 +19,11 @@ const (
 // A Pool hands out Buffers whose memory is used again: touching fresh pages costs several times the copy into warm ones. Memory is not cleared. The
 // zero Pool keeps nothing idle; make one with [NewPool]. All methods may be called by many goroutines at once.
 //
-// Buffers of more than 512 KiB stand on memory outside the Go heap where the system has it, in steps of at most a quarter and without an upper limit: the
-// collector neither sees nor counts them. Idle memory of that kind goes back to the system when nobody wanted it for some seconds.
+// Buffers of more than 512 KiB stand on memory outside the Go heap where the system has it, in steps of at most a quarter and without an upper
+// limit: the collector neither sees nor counts them. Idle memory of that kind goes back to the system when nobody wanted it for some seconds.
 //
-// A Buffer that is dropped without Release is a leak that no collector mends: its bytes may still be read by whoever kept a slice of them, so they are
-// never unmapped. [Live] and [PoolStats].Held show such leaks.
+// A Buffer that is dropped without Release is a leak that no collector mends: its bytes may still be read by whoever kept a slice of them, so they
+// are never unmapped. [Live] and [PoolStats].Held show such leaks.
 type Pool struct {
 	maxIdle int64
 	free    func([]byte) // put, as a function made once: each use of a method value allocates

@@ -4,6 +4,7 @@
 //
 //	go test ./bench/soak -timeout 30m -args -size 10G -for 2m
 //
-// stream_linux_test.go: huge objects in bounded memory; kill_unix_test.go: kill -9; model_test.go: random histories against a model, and the same
-// history on every kind of store; leak_test.go: what must be given back at the end. Everything random follows from -seed, which each test logs.
+// stream_linux_test.go: huge objects in bounded memory; kill_test.go: kill -9; model_test.go: random histories against a model, and the same
+// history on every kind of store; server_test.go: object servers with many clients, and killed under load; leak_test.go: what must be given back at the
+// end. Everything random follows from -seed, which each test logs.
 package soak

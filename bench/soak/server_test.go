@@ -129,8 +129,10 @@ func (s *objectServer) kill() {
 // open returns a store whose objects are on the server.
 func (s *objectServer) open(ctx context.Context) (*proxyplane.Store, error) {
 	options := map[string]any{"timeout": 10.0, "connect_only": true, "connections": int64(1)}
-	if _, at, ok := strings.Cut(s.addr, "tcp://"); ok {
-		host, port, err := net.SplitHostPort(at)
+	if strings.HasPrefix(s.addr, "unix://") {
+		options["address"] = s.addr
+	} else {
+		host, port, err := net.SplitHostPort(strings.TrimPrefix(s.addr, "tcp://"))
 		if err != nil {
 			return nil, err
 		}
@@ -139,8 +141,6 @@ func (s *objectServer) open(ctx context.Context) (*proxyplane.Store, error) {
 			return nil, err
 		}
 		options["address"], options["port"] = host, int64(n)
-	} else {
-		options["address"] = s.addr
 	}
 	return proxyplane.Open(ctx, proxyplane.NewConfig("", connectors.Config{Kind: s.kind.conn, Options: options}), proxyplane.WithStores(proxyplane.NewStores()),
 		proxyplane.WithCacheBytes(0))

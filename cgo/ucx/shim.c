@@ -166,6 +166,10 @@ uint64_t pxu_progress(pxu_worker *w, uint32_t idle) {
 
 // ---- context and worker
 
+// Without it a server cannot come back to its port for a minute. It is a setting that only the environment has (as of 1.13), so it is made before
+// there are threads, unless the user made it. Go's own view of the environment, and so that of child processes, does not see it.
+__attribute__((constructor)) static void reuse_addresses(void) { setenv("UCX_TCP_CM_REUSEADDR", "y", 0); }
+
 ucs_status_t pxu_open(const char *name, uint64_t features, size_t eps, const ucp_config_t *config, ucp_context_h *out) {
 	ucp_params_t p = {
 		.mt_workers_shared = 1, // workers of one context run in different threads

@@ -24,10 +24,13 @@ const (
 
 // Options of a Context.
 type Options struct {
-	Name     string            // for libucp's own logs and tools
-	Features Features          // at least one
-	Peers    int               // how many endpoints to expect; 0 if unknown. It changes which transports libucp picks on large fabrics
-	Config   map[string]string // libucp's settings without their prefix UCX_, over those of the environment: "TLS": "tcp"
+	Name     string   // for libucp's own logs and tools
+	Features Features // at least one
+	Peers    int      // how many endpoints to expect; 0 if unknown. It changes which transports libucp picks on large fabrics
+	// Config are libucp's settings without their prefix UCX_, over those of the environment: "TLS": "tcp". Those of one kind of transport also go
+	// without its name, and to all kinds that have them: "KEEPIDLE" is UCX_TCP_KEEPIDLE. Those of connection managers (UCX_TCP_CM_...) can be set in
+	// the environment alone. What nobody knows libucp only warns of.
+	Config map[string]string
 }
 
 // WorkerOptions of a Worker.
@@ -37,6 +40,8 @@ type WorkerOptions struct {
 }
 
 const defaultInline = 2 << 10
+
+var errCacheClosed = errors.New("ucx: the cache of registrations is closed")
 
 // Status is an error of libucp.
 type Status int32

@@ -19,8 +19,9 @@
 // # Memory
 //
 // A part that is sent by reference stays where it is, pinned, until libzmq has written it. libzmq says so on its own I/O thread. No Go code runs
-// there: such a callback has to wait for a free processor of Go's scheduler, while every connection of the context stands still. A few lines of C count
-// the part's [Ticket] down and, at zero, put it on a list and write a byte to a pipe; a goroutine of the Context reads that and wakes the sender.
+// there: such a callback has to wait for a free processor of Go's scheduler, while every connection of the context stands still. A few lines of C
+// count the part's [Ticket] down and, at zero, put it on a list and write a byte to a pipe; a goroutine of the Context reads that and wakes
+// the sender.
 // Nothing else calls back, so that all calls are marked nocallback.
 //
 // A received part is a [Message], whose bytes are libzmq's memory until Close. Everything that lives in C is counted: [Live].

@@ -202,7 +202,7 @@ func (s *Socket) Events() (Events, error) {
 	return Events(n), nil
 }
 
-// Send sends a part, which libzmq copies. It borrows p. If more, the rest of the message must follow. Errors are an Errno: ErrAgain, ErrUnreachable, ...
+// Send sends a part, which libzmq copies. It borrows p. If more, the rest of the message must follow. Errors are an Errno, such as ErrAgain.
 //
 // Implements: int zmq_send (void *socket, const void *buf, size_t len, int flags)
 func (s *Socket) Send(p []byte, more bool) error {

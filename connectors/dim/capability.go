@@ -56,9 +56,6 @@ func (c *Connector) Set(ctx context.Context, key connectors.Key, obj transport.S
 
 // GetRange implements [connectors.RangeGetter].
 func (c *Connector) GetRange(ctx context.Context, key connectors.Key, off, n int64) (*transport.Buffer, error) {
-	if off == 0 && n < 0 {
-		n = -1
-	}
 	return c.get(ctx, "get_range", key, off, n)
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -440,9 +442,15 @@ func (c *Connector) Put(ctx context.Context, obj transport.Slices) (connectors.K
 // put stores an object under a new key. Nothing stays behind of one that fails, if the server can still be reached.
 func (c *Connector) put(ctx context.Context, at peer, obj transport.Slices) (connectors.DIMKey, error) {
 	id := uuid4.New()
-	err := c.do(ctx, at, func(cl objects.Client) error { return cl.Put(ctx, id, obj, c.puts) })
+	sent := false
+	err := c.do(ctx, at, func(cl objects.Client) error {
+		sent = true
+		return cl.Put(ctx, id, obj, c.puts)
+	})
 	if err != nil {
-		c.takeBack(ctx, at, err, id)
+		if sent {
+			c.takeBack(ctx, at, err, id)
+		}
 		return connectors.DIMKey{}, err
 	}
 	return newKey(at, id, obj.Len()), nil
@@ -558,8 +566,11 @@ func (c *Connector) Close(ctx context.Context) (err error) {
 		<-c.gate.Drained()
 		err = ctx.Err()
 	}
-	for w := range c.writers { // nobody is in a call, and nobody gets into one
-		w.inner.Abort()
+	c.mu.Lock()
+	left := slices.Collect(maps.Keys(c.writers))
+	c.mu.Unlock()
+	for _, w := range left { // nobody is in a call on one, but for Abort, and nobody gets into one
+		w.abort()
 	}
 	c.pool.close()
 	if c.node != nil {

@@ -20,7 +20,7 @@ const drain = 5 * time.Second
 
 // node is an object server within this process, which its connectors on the same address share.
 type node struct {
-	at     peer // with the port that was asked for
+	asked  address
 	scope  string
 	ready  chan struct{} // closed when the server runs or failed to start
 	err    error         // set before ready is closed
@@ -34,7 +34,20 @@ type node struct {
 // nodes are the servers of this process, by the address that was asked for; those with port 0 by the real one as well.
 var nodes struct {
 	sync.Mutex
-	m map[peer]*node
+	m map[address]*node
+}
+
+// address is where a connector wants its server.
+type address struct {
+	peer
+	scope string // with port 0, where servers with different credentials are no conflict
+}
+
+func newAddress(at peer, scope string) address {
+	if at.port != 0 || at.unix() {
+		scope = ""
+	}
+	return address{at, scope}
 }
 
 // Store is the Store of a server within the process, and what ends it.
@@ -47,7 +60,7 @@ type Store struct {
 // is for the network to refuse.
 func joinNode(ctx context.Context, at peer, scope string) (*node, error) {
 	nodes.Lock()
-	n := nodes.m[at]
+	n := nodes.m[newAddress(at, scope)]
 	if n == nil || n.scope != scope {
 		nodes.Unlock()
 		return nil, nil
@@ -73,8 +86,9 @@ func (n *node) wait(ctx context.Context) error {
 
 // startNode starts a server at an address, or joins the one that another connector started meanwhile.
 func startNode(ctx context.Context, at peer, t *Transport, o *Options) (*node, error) {
+	asked := newAddress(at, t.Scope)
 	nodes.Lock()
-	if n := nodes.m[at]; n != nil {
+	if n := nodes.m[asked]; n != nil {
 		if n.scope != t.Scope {
 			nodes.Unlock()
 			return nil, fmt.Errorf("%w: this process has a server at %s already, with another token or other certificates; open the connector with the same ones",
@@ -84,21 +98,20 @@ func startNode(ctx context.Context, at peer, t *Transport, o *Options) (*node, e
 		nodes.Unlock()
 		return n, n.wait(ctx)
 	}
-	n := &node{at: at, scope: t.Scope, ready: make(chan struct{}), refs: 1, kept: t.KeepServer}
+	n := &node{asked: asked, scope: t.Scope, ready: make(chan struct{}), refs: 1, kept: t.KeepServer}
 	if nodes.m == nil {
-		nodes.m = map[peer]*node{}
+		nodes.m = map[address]*node{}
 	}
-	nodes.m[at] = n
+	nodes.m[asked] = n
 	nodes.Unlock()
 
 	n.err = n.start(ctx, t, o)
 	nodes.Lock()
 	if n.err != nil {
-		delete(nodes.m, at)
+		delete(nodes.m, asked)
 	} else if at.port != n.port {
-		real := at
-		real.port = n.port
-		nodes.m[real] = n
+		at.port = n.port
+		nodes.m[newAddress(at, t.Scope)] = n
 	}
 	nodes.Unlock()
 	close(n.ready)
@@ -113,9 +126,9 @@ func (n *node) start(ctx context.Context, t *Transport, o *Options) error {
 	if err != nil {
 		return err
 	}
-	server, err := t.Listen(ctx, n.at.host, n.at.port, store.Store)
+	server, err := t.Listen(ctx, n.asked.host, n.asked.port, store.Store)
 	if err == nil {
-		n.port, err = portOf(n.at, server.Addr())
+		n.port, err = portOf(n.asked.peer, server.Addr())
 		if err != nil {
 			err = errors.Join(err, server.Close())
 		}
@@ -153,7 +166,7 @@ func (n *node) leave(ctx context.Context) error {
 }
 
 // forgotten reports whether n is none of the running servers (any more). The lock is held.
-func (n *node) forgotten() bool { return nodes.m[n.at] != n }
+func (n *node) forgotten() bool { return nodes.m[n.asked] != n }
 
 // forget lets no new connector find n. The lock is held.
 func (n *node) forget() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/proxyplane/proxyplane/connectors"
@@ -210,8 +211,12 @@ var errReaderClosed = fmt.Errorf("read after the Reader's Close: %w", connectors
 type writer struct {
 	stream
 	inner     objects.Writer
+	over      sync.Once // inner is committed or aborted: by its owner, or by the connector's Close at the same time
 	size, got int64
 }
+
+// abort drops what was written.
+func (w *writer) abort() { w.over.Do(func() { w.inner.Abort() }) }
 
 // PutStream implements [connectors.StreamPutter]. A Writer whose connection breaks fails: what was written is gone with it.
 func (c *Connector) PutStream(ctx context.Context, size int64) (connectors.Writer, error) {
@@ -259,9 +264,10 @@ func (w *writer) ReadFrom(r io.Reader) (int64, error) { return copyPooled(w, r) 
 
 // fail makes err the Writer's end, and drops what was written.
 func (w *writer) fail(err error) error {
+	used := err
 	err = w.explain(err)
-	w.inner.Abort()
-	w.finish(err, err)
+	w.abort()
+	w.finish(used, err)
 	return err
 }
 
@@ -289,14 +295,15 @@ func (w *writer) Commit() (connectors.Key, error) {
 		w.c.takeBack(w.ctx, w.at, err, w.id)
 		return nil, err
 	}
+	w.over.Do(func() {})
 	w.finish(nil, w.c.wrap(w.op, nil, errDone))
 	return newKey(w.at, w.id, w.got), nil
 }
 
 func (w *writer) Abort() error {
 	if w.err == nil {
-		err := w.inner.Abort()
-		w.finish(err, w.c.wrap(w.op, nil, errDone))
+		w.abort()
+		w.finish(nil, w.c.wrap(w.op, nil, errDone))
 	}
 	return nil
 }

@@ -335,7 +335,7 @@ func (c *Connector) missing(op string, key connectors.Key) error {
 		connectors.ErrNotFound)}
 }
 
-// Get implements [connectors.Connector]. A large object is in pooled memory, so that Release is worth calling; a small one in the garbage collector's.
+// Get implements [connectors.Connector]. A large object is in pooled memory: Release it, or it leaks; a small one is in the garbage collector's.
 func (c *Connector) Get(ctx context.Context, key connectors.Key) (*transport.Buffer, error) {
 	id, err := c.start(ctx, "get", key)
 	if err != nil {

@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/connectors/dim"
 	"github.com/proxyplane/proxyplane/connectors/dim/rpc"
 	"github.com/proxyplane/proxyplane/connectors/tcp"
+	buffers "github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/objects"
 	"github.com/proxyplane/proxyplane/transport/ucx"
 )
@@ -63,13 +65,21 @@ func transport(opts *Options) (*dim.Transport, error) {
 		return nil, err
 	}
 	serve, dial := opts.Native(token)
+	var pythons sync.Map // addresses of servers of Python
 	d := ucx.DialOptions{ClientOptions: dial, BusyPoll: opts.BusyPoll, NoSharedMemory: opts.NoSharedMemory}
 	over := dim.Dialer{DIMType: kind, Dial: func(ctx context.Context, host string, port int) (objects.Client, error) {
-		c, err := ucx.Dial(ctx, address(host, port), d)
-		if err != nil {
-			return nil, err
+		// Python's server does not take it well to be spoken to in the native protocol: once it is known it is spared that.
+		if _, known := pythons.Load(address(host, port)); known {
+			if c, err := dialPython(ctx, host, port, d); err == nil {
+				return c, nil
+			}
+			pythons.Delete(address(host, port))
 		}
-		return c, nil
+		c, err := dialPeer(ctx, host, port, d)
+		if _, ok := c.(*rpc.Client); ok {
+			pythons.Store(address(host, port), true)
+		}
+		return c, err
 	}}
 	if !Built {
 		t.Dialers = append(t.Dialers, over)
@@ -93,6 +103,102 @@ func transport(opts *Options) (*dim.Transport, error) {
 	}
 	return t, nil
 }
+
+// patience is how long a server may take to answer in the native protocol before it is asked in Python's. Python's server does not answer the former at all.
+const patience = 300 * time.Millisecond
+
+// dialPeer connects to a server of ours or of Python's. Ours answers in both protocols, so that only its silence in the native one tells.
+func dialPeer(ctx context.Context, host string, port int, d ucx.DialOptions) (objects.Client, error) {
+	if !Built || len(d.Token) > 0 { // Python's server knows no tokens
+		return result(ucx.Dial(ctx, address(host, port), d))
+	}
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		client objects.Client
+		err    error
+	}
+	native := make(chan answer, 1)
+	go func() {
+		c, err := result(ucx.Dial(inner, address(host, port), d))
+		native <- answer{c, err}
+	}()
+	wait := time.NewTimer(patience)
+	defer wait.Stop()
+	var first *answer
+	select {
+	case a := <-native:
+		if a.err == nil || ctx.Err() != nil || errors.Is(a.err, connectors.ErrDenied) || errors.Is(a.err, connectors.ErrNotBuilt) {
+			return a.client, a.err
+		}
+		first = &a
+	case <-wait.C:
+	}
+	python, perr := dialPython(ctx, host, port, d)
+	if first == nil && perr == nil {
+		wait.Reset(patience)
+		select {
+		case a := <-native:
+			first = &a
+		case <-wait.C:
+			cancel()
+		}
+	}
+	if first == nil {
+		a := <-native // at once if it was cancelled; else it is the only hope
+		first = &a
+	}
+	switch {
+	case first.err == nil:
+		if perr == nil {
+			python.Close()
+		}
+		return first.client, nil
+	case perr == nil:
+		return python, nil
+	}
+	return nil, first.err
+}
+
+// result keeps a nil *ucx.Client from becoming an objects.Client.
+func result(c *ucx.Client, err error) (objects.Client, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// dialPython connects to a server in Python's protocol.
+func dialPython(ctx context.Context, host string, port int, d ucx.DialOptions) (objects.Client, error) {
+	x, err := ucx.DialExchanger(ctx, address(host, port), d)
+	if err != nil {
+		return nil, err
+	}
+	c := rpc.NewClient(&queue{x: x, turn: make(chan struct{}, 1)}, kind, rpc.ClientOptions{Host: host, Port: port})
+	if err := c.Ping(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// queue lets one exchange at a time through: each is an endpoint of its own, and ucx-py's listener loses some of many that come at once.
+type queue struct {
+	x    objects.Exchanger
+	turn chan struct{}
+}
+
+func (q *queue) Exchange(ctx context.Context, req buffers.Slices) (*buffers.Buffer, error) {
+	select {
+	case q.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-q.turn }()
+	return q.x.Exchange(ctx, req)
+}
+
+func (q *queue) Close() error { return q.x.Close() }
 
 func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 

@@ -25,10 +25,11 @@ const keepFor = 5 * time.Second
 // The zero Pages is ready to use, and must not be copied. The methods may be called by many goroutines at once. Memory that nobody puts back
 // is never unmapped: its bytes stay valid for whoever still reads them.
 type Pages struct {
-	mu    sync.Mutex
-	idle  map[int][]spare // by size; the last is the warmest
-	turn  int64
-	armed bool
+	mu      sync.Mutex
+	idle    map[int][]spare // by size; the last is the warmest
+	turn    int64
+	armed   bool // a timer is set
+	armedAt time.Time
 	// What is in idle, changed under mu.
 	bytes, pieces atomic.Int64
 }
@@ -77,16 +78,17 @@ func (p *Pages) remove(size, i int) {
 // Put takes back what Get or Resize gave, whatever its length is now, and keeps it: see Shrink and Trim.
 func (p *Pages) Put(mem []byte) {
 	mem = mem[:cap(mem)]
+	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.idle == nil {
 		p.idle = map[int][]spare{}
 	}
-	p.idle[len(mem)] = append(p.idle[len(mem)], spare{mem, time.Now(), p.turn})
+	p.idle[len(mem)] = append(p.idle[len(mem)], spare{mem, now, p.turn})
 	p.turn++
 	p.bytes.Add(int64(len(mem)))
 	p.pieces.Add(1)
-	p.arm()
+	p.arm(now)
 }
 
 // Free gives what Get or Resize gave back to the system.
@@ -105,13 +107,14 @@ func (p *Pages) oldest() []byte {
 	return mem
 }
 
-// arm makes sure that unused memory is looked at again. Timers are neither stopped nor reset: in tests with fake time, one Pages
-// serves goroutines of several clocks, and a timer belongs to the one that made it.
-func (p *Pages) arm() {
-	if !p.armed && p.bytes.Load() > 0 {
-		p.armed = true
-		time.AfterFunc(keepFor, p.expire)
+// arm makes sure that unused memory is looked at again. In tests with fake time, one Pages serves goroutines of several clocks: a timer belongs to
+// the clock that made it, and is neither stopped nor reset, and it never fires if that clock stops; so one that is overdue does not count.
+func (p *Pages) arm(now time.Time) {
+	if p.bytes.Load() == 0 || p.armed && now.Sub(p.armedAt).Abs() < 2*keepFor {
+		return
 	}
+	p.armed, p.armedAt = true, now
+	time.AfterFunc(keepFor, p.expire)
 }
 
 func (p *Pages) expire() {
@@ -125,7 +128,7 @@ func (p *Pages) expire() {
 			p.remove(size, 0)
 		}
 	}
-	p.arm()
+	p.arm(now)
 	p.mu.Unlock()
 	unmapAll(drop)
 }

@@ -96,3 +96,22 @@ func TestPagesExpire(t *testing.T) {
 		}
 	})
 }
+
+// A timer that never fires, since it belonged to a test's clock, does not keep memory for ever.
+func TestPagesForgottenTimer(t *testing.T) {
+	var p Pages
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := p.Get(1 << 20)
+		p.Put(a)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(24 * time.Hour)
+		a, _ := p.Get(2 << 20)
+		p.Put(a)
+		time.Sleep(2 * keepFor)
+		synctest.Wait()
+		if p.Idle() != 0 {
+			t.Errorf("%d bytes idle", p.Idle())
+		}
+	})
+}

@@ -1,5 +1,7 @@
-// Package rawmem allocates Go memory without clearing it, for buffers that are about to be overwritten anyway. Clearing costs as much as the copy
-// that follows: at 1 MiB on a warm heap make and copy take 95 µs, this and copy 24 µs, copy alone 19 µs (go test -bench . ./internal/rawmem).
+// Package rawmem allocates memory for the bytes of objects, without clearing it: [Make] from the Go heap, [Pages] and [Slabs] from outside.
+//
+// Clearing costs as much as the copy that follows: at 1 MiB on a warm heap make and copy take 95 µs, Make and copy 24 µs, copy alone 19 µs
+// (go test -bench Copy ./internal/rawmem).
 package rawmem
 
 import (

@@ -478,7 +478,10 @@ func TestProxyPause(t *testing.T) {
 // Bytes that a slow link delays still flow: many are on their way at once.
 func TestProxyLatency(t *testing.T) {
 	data := pattern(1 << 20)
-	plan := faultnet.Plan{Read: faultnet.Faults{Latency: 5 * time.Millisecond, Jitter: time.Millisecond}, Write: faultnet.Faults{Bandwidth: 500 << 20, Short: 5000}}
+	plan := faultnet.Plan{
+		Read:  faultnet.Faults{Latency: 5 * time.Millisecond, Jitter: time.Millisecond},
+		Write: faultnet.Faults{Bandwidth: 500 << 20, Short: 5000},
+	}
 	proxies(t, plan, func(t *testing.T, p *faultnet.Proxy, dial func() net.Conn) {
 		if got, err := exchange(dial(), data); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%d bytes, %v", len(got), err)

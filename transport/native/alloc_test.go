@@ -24,12 +24,13 @@ func TestAllocations(t *testing.T) {
 		{"zstd", setup{c: native.ClientOptions{Compress: native.CompressZstd}}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			v.o.c.Chunk, v.o.s.Chunk, v.o.c.Window = 64<<10, 64<<10, 512<<10
+			v.o.c.Chunk, v.o.s.Chunk, v.o.c.Window = 8<<10, 8<<10, 64<<10
 			p := v.o.start(t)
 			ctx := context.Background()
 			live, cancel := context.WithCancel(ctx)
 			defer cancel()
-			text := make([]byte, 16<<20)
+			const short, long = 128 << 10, 2 << 20
+			text := make([]byte, long)
 			for i := range text {
 				text[i] = byte(i >> 4)
 			}
@@ -40,16 +41,16 @@ func TestAllocations(t *testing.T) {
 					}
 					return testing.AllocsPerRun(10, func() { f(n) })
 				}
-				short, long := measure(1<<20), measure(16<<20)
-				t.Logf("%s: %.0f allocations for 16 chunks, %.0f for 256", name, short, long)
-				if long > short+budget {
-					t.Errorf("%s: allocations grow with the chunks: %.0f, %.0f", name, short, long)
+				few, many := measure(short), measure(long)
+				t.Logf("%s: %.0f allocations for 16 chunks, %.0f for 256", name, few, many)
+				if many > few+budget {
+					t.Errorf("%s: allocations grow with the chunks: %.0f, %.0f", name, few, many)
 				}
 			}
-			must(t, p.Put(ctx, "1", transport.Slices{text[:1<<20]}, objects.PutOptions{}))
+			must(t, p.Put(ctx, "1", transport.Slices{text[:short]}, objects.PutOptions{}))
 			must(t, p.Put(ctx, "16", transport.Slices{text}, objects.PutOptions{}))
 			id := func(n int) string {
-				if n == 1<<20 {
+				if n == short {
 					return "1"
 				}
 				return "16"

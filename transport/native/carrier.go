@@ -48,6 +48,11 @@ type BodyTaker interface {
 	TakeBody() (b *transport.Buffer, ok bool)
 }
 
+// A WholeReader is a Carrier that moves a body straight to where it belongs only if it is read by one ReadBody; otherwise it has to be copied.
+type WholeReader interface {
+	ReadsWhole() bool
+}
+
 // A FilePasser is a Carrier that hands open files to the peer: a unix socket.
 type FilePasser interface {
 	// WriteFrameFile is WriteFrame with a file attached. It borrows f.

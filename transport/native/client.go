@@ -179,7 +179,8 @@ var (
 // NewClient opens a session over c. It takes c, on error too. ctx bounds the handshake only.
 func NewClient(ctx context.Context, c Carrier, o ClientOptions) (*Client, error) {
 	o = o.withDefaults()
-	ctx, cancel := context.WithTimeoutCause(ctx, o.HandshakeTimeout, fmt.Errorf("%w: no answer to the handshake within %v", transport.ErrUnavailable, o.HandshakeTimeout))
+	late := fmt.Errorf("%w: no answer to the handshake within %v", transport.ErrUnavailable, o.HandshakeTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, o.HandshakeTimeout, late)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	cl := &Client{car: c, o: o, done: make(chan struct{}), calls: map[uint32]*call{}}
@@ -189,8 +190,10 @@ func NewClient(ctx context.Context, c Carrier, o ClientOptions) (*Client, error)
 	}
 	if err != nil {
 		c.Close()
-		if errors.Is(err, context.DeadlineExceeded) {
-			err = context.Cause(ctx)
+		if ctx.Err() != nil { // which of the two ended it, and not what the server said: that may match a context's error too
+			if err = ctx.Err(); context.Cause(ctx) == late {
+				err = late
+			}
 		}
 		return nil, err
 	}
@@ -573,7 +576,10 @@ func (c *Client) step() error {
 		if in.discard {
 			part = in.scratch
 		}
-		part = part[:min(len(part), in.left, piece)]
+		part = part[:min(len(part), in.left)]
+		if in.h.Flags&FlagSum != 0 {
+			part = part[:min(len(part), c.atOnce())]
+		}
 		n, err := c.car.ReadBody(part)
 		in.left -= n
 		if !in.discard {
@@ -729,8 +735,14 @@ func (c *Client) place(k *call) error {
 	switch k.sink {
 	case sinkStream:
 		c.mu.Lock()
-		in.piece = k.stream.memory(n)
+		many := k.stream.crowded()
+		if !many {
+			in.piece = k.stream.memory(n)
+		}
 		c.mu.Unlock()
+		if many {
+			return fmt.Errorf("%w: request %d: the server sends a stream in pieces of a few bytes", transport.ErrCorrupt, h.ID)
+		}
 		in.body = in.piece.Bytes()[:n]
 	case sinkBytes:
 		if need := k.got + int64(n); need > int64(len(k.mem)) {

@@ -16,6 +16,14 @@ import (
 // piece is how much of a body is read at once: small enough to be hashed while it is in the processor's cache, and for progress to be seen.
 const piece = 256 << 10
 
+// atOnce returns how much of a body is read at once over this Carrier.
+func (l *link) atOnce() int {
+	if l.whole {
+		return MaxFrame
+	}
+	return piece
+}
+
 // minPack is the shortest body that compression is tried on.
 const minPack = 1 << 10
 
@@ -26,7 +34,8 @@ type link struct {
 	adapt    bool        // CompressAuto: by the rate at which the peer takes bytes
 	maxSend  int         // bytes of body that the peer and the Carrier take per frame
 	maxRecv  int
-	chunk    int // bytes of body per frame that are sent
+	whole    bool // see WholeReader
+	chunk    int  // bytes of body per frame that are sent
 
 	sent  atomic.Int64 // bytes of large frames
 	spent atomic.Int64 // nanoseconds that writing them took

@@ -44,6 +44,9 @@ func agreeSums(a, b uint8) bool {
 func (l *link) agree(c Carrier, sums bool, compress Compression, chunk int, peerMax uint32) {
 	l.sums = sums
 	l.maxRecv = min(c.MaxBody(), MaxFrame)
+	if w, ok := c.(WholeReader); ok {
+		l.whole = w.ReadsWhole()
+	}
 	l.maxSend = min(l.maxRecv, int(min(peerMax, MaxFrame)))
 	l.chunk = min(chunk, l.maxSend)
 	switch l.compress = compress; compress {
@@ -150,8 +153,8 @@ func greetServer(ctx context.Context, c Carrier, o *ClientOptions, l *link) (Wel
 	}
 	if len(o.Token) > 0 {
 		if challenge == nil {
-			return Welcome{}, fmt.Errorf("%w: the server did not ask for the token, so it may not be the one you mean: set the server's Token, or none here",
-				transport.ErrDenied)
+			return Welcome{}, fmt.Errorf("%w: the server did not ask for the token, so it may not be the one you mean: "+
+				"set the server's Token, or none here", transport.ErrDenied)
 		}
 		said := append([]byte(nil), meta...)
 		clear(said[welcomeProofAt:welcomeSize])
@@ -168,7 +171,8 @@ func greetServer(ctx context.Context, c Carrier, o *ClientOptions, l *link) (Wel
 	}
 	l.agree(c, w.sums, w.compress, o.Chunk, w.maxBody)
 	return Welcome{
-		Version: int(w.version), Features: w.features & mine.features, MaxBody: int(min(w.maxBody, MaxFrame)), MaxRequests: int(min(max(w.maxReqs, 1), 1<<20)),
+		Version: int(w.version), Features: w.features & mine.features,
+		MaxBody: int(min(w.maxBody, MaxFrame)), MaxRequests: int(min(max(w.maxReqs, 1), 1<<20)),
 		Sums: l.sums, Compress: l.compress, Instance: w.instance, Host: w.host, Local: w.local,
 	}, nil
 }
@@ -252,7 +256,8 @@ func features(c Carrier) uint64 {
 // broken makes what a Carrier says match a sentinel.
 func broken(err error) error {
 	switch {
-	case errors.Is(err, transport.ErrUnavailable), errors.Is(err, transport.ErrCorrupt), errors.Is(err, transport.ErrClosed), errors.Is(err, transport.ErrDenied):
+	case errors.Is(err, transport.ErrUnavailable), errors.Is(err, transport.ErrCorrupt), errors.Is(err, transport.ErrClosed),
+		errors.Is(err, transport.ErrDenied):
 		return err
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: the peer closed the connection", transport.ErrUnavailable)

@@ -171,27 +171,30 @@ func TestServerRefuses(t *testing.T) {
 // TestClientRefuses: what no server sends ends the session, or that call, and never costs more memory than what was sent.
 func TestClientRefuses(t *testing.T) {
 	checkLeaks(t)
-	ok := native.Header{Type: native.TypeResponse, ID: 1}
-	data := native.Header{Type: native.TypeData, ID: 1}
-	with := func(h native.Header, f func(*native.Header)) native.Header { f(&h); return h }
+	head := func(typ native.Type, off, size uint64) native.Header {
+		return native.Header{Type: typ, ID: 1, Off: off, Size: size}
+	}
+	ok := func(size uint64) native.Header { return head(native.TypeResponse, 0, size) }
+	data := func(off uint64) native.Header { return head(native.TypeData, off, 0) }
+	lastOf := func(h native.Header) native.Header { h.Flags = native.FlagLast; return h }
 	body := make([]byte, 1000)
 	type f struct {
 		h    native.Header
 		body []byte
 	}
 	for name, frames := range map[string][]f{
-		"which is not open":          {{h: with(ok, func(h *native.Header) { h.ID = 9 })}},
-		"at the wrong time":          {{h: data, body: body}},
-		"a size of 922":              {{h: with(ok, func(h *native.Header) { h.Size = 1 << 63 })}},
-		"bytes after 0":              {{h: with(ok, func(h *native.Header) { h.Size = 999 }), body: body}},
-		"bytes after 1000":           {{h: with(ok, func(h *native.Header) { h.Size = 1999 }), body: body}, {h: with(data, func(h *native.Header) { h.Off = 1000 }), body: body}},
-		"bytes from 5 on, want 1000": {{h: with(ok, func(h *native.Header) { h.Size = 1 << 40 }), body: body}, {h: with(data, func(h *native.Header) { h.Off = 5 }), body: body}},
-		"an empty chunk":             {{h: with(ok, func(h *native.Header) { h.Size = 1 << 40 }), body: body}, {h: with(data, func(h *native.Header) { h.Off = 1000 })}},
-		"0 bytes after 1000":         {{h: with(ok, func(h *native.Header) { h.Size = 1 << 60 }), body: body}, {h: with(data, func(h *native.Header) { h.Off = 1000; h.Flags = native.FlagLast })}},
-		"an error that is not":       {{h: with(ok, func(h *native.Header) { h.Code = 3 })}},
+		"which is not open":          {{h: native.Header{Type: native.TypeResponse, ID: 9}}},
+		"at the wrong time":          {{h: data(0), body: body}},
+		"a size of 922":              {{h: ok(1 << 63)}},
+		"bytes after 0":              {{h: ok(999), body: body}},
+		"bytes after 1000":           {{h: ok(1999), body: body}, {h: data(1000), body: body}},
+		"bytes from 5 on, want 1000": {{h: ok(1 << 40), body: body}, {h: data(5), body: body}},
+		"an empty chunk":             {{h: ok(1 << 40), body: body}, {h: data(1000)}},
+		"0 bytes after 1000":         {{h: ok(1 << 60), body: body}, {h: lastOf(data(1000))}},
+		"an error that is not":       {{h: native.Header{Type: native.TypeResponse, ID: 1, Code: 3}}},
 		"HELLO is nothing":           {{h: native.Header{Type: native.TypeHello}}},
 		"frame type 200":             {{h: native.Header{Type: 200}}},
-		"closed the connection":      {{h: with(ok, func(h *native.Header) { h.Size = 1 << 60 }), body: body}},
+		"closed the connection":      {{h: ok(1 << 60), body: body}},
 	} {
 		for _, op := range []string{"get", "bytes", "stream"} {
 			t.Run(op+"/"+name, func(t *testing.T) {
@@ -285,7 +288,8 @@ func TestHandshakeErrors(t *testing.T) {
 		t.Errorf("%v %d %q", head.Type, head.Code, text)
 	}
 	cn.Close()
-	for name, meta := range map[string][]byte{"version 9": welcomeMeta(9, 1<<20, 5), "frames of 10 bytes": welcomeMeta(1, 10, 5), "WELCOME of 3": {1, 2, 3}} {
+	bad := map[string][]byte{"version 9": welcomeMeta(9, 1<<20, 5), "frames of 10 bytes": welcomeMeta(1, 10, 5), "WELCOME of 3": {1, 2, 3}}
+	for name, meta := range bad {
 		cc, _, _, sn := setup{}.carriers(t)
 		h := &hand{t, newConnCarrier(sn, 1<<20, true)}
 		go func() {
@@ -328,7 +332,8 @@ func TestTimeouts(t *testing.T) {
 	for name, play := range map[string]func(h *hand){
 		"handshake": nil,
 		"sent nothing of a body": func(h *hand) {
-			raw := frame(native.Header{Type: native.TypeRequest, Code: uint16(native.OpPut), Flags: native.FlagLast, ID: 1, Size: 1 << 20}, requestMeta("y"), big)
+			put := native.Header{Type: native.TypeRequest, Code: uint16(native.OpPut), Flags: native.FlagLast, ID: 1, Size: 1 << 20}
+			raw := frame(put, requestMeta("y"), big)
 			h.nc.Write(raw[:len(raw)/2])
 		},
 		"read nothing of its answer": func(h *hand) {
@@ -488,4 +493,66 @@ func TestCloseDuringCalls(t *testing.T) {
 		wg.Wait()
 		p.server.Close()
 	}
+}
+
+// TestGrowth: a server skips fields that it does not know, answers operations that it does not know, and keeps a client's deadline.
+func TestGrowth(t *testing.T) {
+	checkLeaks(t)
+	h, p := byHand(t, setup{})
+	must(t, p.store.Put("x", transport.FromBytes([]byte("hello")), objects.PutOptions{}))
+	late := requestMeta("never")
+	late[0] = 5 // milliseconds
+	for id, v := range []struct {
+		op   uint16
+		meta []byte
+		want native.Status
+		body string
+	}{
+		{uint16(native.OpGet), append(requestMeta("x"), 0x99, 0x99, 3, 0, 1, 2, 3), native.StatusOK, "hello"},
+		{uint16(native.OpGet), append(requestMeta("x"), 1, 0, 3, 0, 1, 2, 3), native.StatusOK, "hello"}, // a TTL of three bytes
+		{4711, requestMeta("x"), native.StatusUnsupported, ""},
+		{uint16(native.OpWait), late, native.StatusDeadline, ""},
+		{uint16(native.OpMap), requestMeta("x"), native.StatusUnsupported, ""},
+		{uint16(native.OpStat), requestMeta(""), native.StatusInvalidKey, ""},
+	} {
+		must(t, h.send(native.Header{Type: native.TypeRequest, Code: v.op, Flags: native.FlagLast, ID: uint32(id + 1), Size: 1 << 60}, v.meta, nil))
+		got, rest, err := h.next()
+		must(t, err)
+		if got.Type != native.TypeResponse || native.Status(got.Code) != v.want || got.ID != uint32(id+1) || v.body != "" && string(rest) != v.body {
+			t.Errorf("operation %d: %v %d %q", v.op, got.Type, got.Code, rest)
+		}
+	}
+	// What has just ended may still be cancelled and credited.
+	must(t, h.send(native.Header{Type: native.TypeCancel, ID: 77}, nil, nil))
+	must(t, h.send(native.Header{Type: native.TypeCredit, ID: 77, Size: 1 << 63}, nil, nil))
+	// Waits beyond the limit are refused, not queued.
+	h, _ = byHand(t, setup{s: native.ServerOptions{MaxRequests: 2}})
+	for id := range uint32(3) {
+		must(t, h.send(native.Header{Type: native.TypeRequest, Code: uint16(native.OpWait), Flags: native.FlagLast, ID: id + 1}, requestMeta("never"), nil))
+	}
+	got, _, err := h.next()
+	must(t, err)
+	if native.Status(got.Code) != native.StatusBusy || got.ID != 3 {
+		t.Errorf("%d for %d", got.Code, got.ID)
+	}
+}
+
+// TestTinyPieces: a server that sends a stream byte by byte to a reader who does not read cannot make the client hold a buffer for each.
+func TestTinyPieces(t *testing.T) {
+	checkLeaks(t)
+	c, server := clientByHand(t, native.ClientOptions{Window: 1 << 20})
+	go func() {
+		server.next()
+		server.send(native.Header{Type: native.TypeResponse, ID: 1, Size: 1 << 40}, nil, []byte{1})
+		for off := uint64(1); off < 100_000; off++ {
+			if server.send(native.Header{Type: native.TypeData, ID: 1, Off: off}, nil, []byte{1}) != nil {
+				return
+			}
+		}
+	}()
+	r, err := c.GetStream(t.Context(), "x", 0)
+	must(t, err)
+	<-c.Done()
+	wantErr(t, c.Err(), transport.ErrCorrupt)
+	must(t, r.Close())
 }

@@ -12,8 +12,9 @@ import (
 
 const haveMemfiles = true
 
-// defaultAdoptAbove is the length from which on a put by descriptor beats one over the socket.
-const defaultAdoptAbove = -1
+// defaultAdoptAbove is the length from which on a put by descriptor beat one over the socket (BenchmarkSameHost: at 16 MiB 0.85 times as fast, at
+// 256 MiB 1.2 times). Writing fresh pages of a memory file costs more than two copies through a socket into warm ones.
+const defaultAdoptAbove = 128 << 20
 
 // sharedCopy returns a sealed memory file that holds obj.
 func sharedCopy(obj transport.Slices, size int64) (*os.File, error) {

@@ -61,7 +61,7 @@ type session struct {
 	senders    int
 	maxSenders int
 	sendNext   func() // sender, as a function made once: credit starts one all the time
-	downs      int // downloads that need no credit
+	downs      int    // downloads that need no credit
 	streams    int
 	uploads    int
 	waits      int
@@ -859,7 +859,7 @@ func (s *session) fill(dst []byte) error {
 	s.inBody.Store(true)
 	defer s.inBody.Store(false)
 	for len(dst) > 0 {
-		n, err := s.car.ReadBody(dst[:min(len(dst), piece)])
+		n, err := s.car.ReadBody(dst[:min(len(dst), s.atOnce())])
 		s.pieces.Add(1)
 		if s.h.Flags&FlagSum != 0 {
 			s.dig.Write(dst[:n])

@@ -55,7 +55,7 @@ func (c *Client) OpenReader(ctx context.Context, id string, off int64) (*Reader,
 	if off < 0 {
 		return nil, fmt.Errorf("%w: from byte %d", transport.ErrInvalidRange, off)
 	}
-	k, err := c.open(ctx, OpGet, id, false, true)
+	k, err := c.open(ctx, OpGet, id, false, false)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +81,11 @@ func (c *Client) OpenReader(ctx context.Context, id string, off int64) (*Reader,
 	}
 	r.info = objects.Info{Size: k.size, ModTime: unixTime(k.modTime)}
 	k.signal = false
+	if k.registered && !k.isLoose { // what came with the answer is not all: from now on it comes whether anybody waits or not
+		k.isLoose = true
+		c.loose++
+		c.ensureReader()
+	}
 	c.mu.Unlock()
 	return r, nil
 }
@@ -97,6 +102,9 @@ func (r *Reader) memory(n int) *transport.Buffer {
 	}
 	return r.c.o.Pool.Get(n)
 }
+
+// crowded reports whether so many chunks wait that credit no longer bounds their memory, of which even one byte takes some. Under mu.
+func (r *Reader) crowded() bool { return int64(len(r.queue)-r.head) > 64+r.c.o.Window/512 }
 
 // push appends a chunk that came. Under mu.
 func (r *Reader) push(c chunk) {
@@ -286,8 +294,8 @@ type Writer struct {
 	done bool
 }
 
-// PutStream starts an object that is written piece by piece; size is negative if unknown. ctx lives as long as the Writer. Nothing is sent before there
-// is a whole chunk, so that a small object costs one frame.
+// PutStream starts an object that is written piece by piece; size is negative if unknown. ctx lives as long as the Writer. Nothing is sent before
+// there is a whole chunk, so that a small object costs one frame.
 func (c *Client) PutStream(ctx context.Context, id string, size int64, o objects.PutOptions) (objects.Writer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -310,7 +318,7 @@ func (c *Client) PutStream(ctx context.Context, id string, size int64, o objects
 // send uploads p, which is all there is if last.
 func (w *Writer) send(p []byte, last bool) error {
 	if w.k == nil {
-		k, err := w.c.open(w.ctx, OpPut, w.id, false, true)
+		k, err := w.c.open(w.ctx, OpPut, w.id, false, !last)
 		if err != nil {
 			w.err = err
 			return err

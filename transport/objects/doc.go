@@ -13,7 +13,8 @@
 // Its memory limit is one on bytes: announced sizes count from Create on, so that any number of peers that announce more than they send cannot exceed
 // it together. Nothing is deleted to make room. See [TableOptions] for what happens instead.
 //
-// Memory is shared with processes that need not trust each other. What Share hands out is a memory file that was sealed before anybody else saw it, and
-// what Adopt takes must be sealed just so: whoever maps it, no byte changes and no page goes away. That costs the first Share of an object a copy.
+// Memory is shared with processes that need not trust each other. What Share hands out is a memory file that was sealed before anybody else saw it,
+// and what Adopt takes must be sealed just so: whoever maps it, no byte changes and no page goes away. That costs the first Share of an object
+// a copy.
 // Memory whose descriptor was handed out is never used again; it lives until the last process lets go of it, which the Table's limit cannot see.
 package objects

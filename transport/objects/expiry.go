@@ -8,6 +8,7 @@ import (
 
 // expiry deletes objects whose time has come: one heap and one timer for all of them, and no goroutine while none is due.
 type expiry struct {
+	start  time.Time
 	expire func(*entry)
 	mu     sync.Mutex
 	heap   byTime
@@ -15,6 +16,9 @@ type expiry struct {
 	at     int64 // when timer fires; 0 if it is not set
 	closed bool
 }
+
+// now is the time by a clock that nobody sets.
+func (x *expiry) now() int64 { return int64(time.Since(x.start)) }
 
 func (x *expiry) add(e *entry) {
 	x.mu.Lock()
@@ -43,7 +47,7 @@ func (x *expiry) arm() {
 		return
 	}
 	x.at = x.heap[0].expires
-	d := time.Until(time.Unix(0, x.at))
+	d := time.Duration(x.at - x.now())
 	if x.timer == nil {
 		x.timer = time.AfterFunc(d, x.run)
 		return
@@ -55,7 +59,7 @@ func (x *expiry) run() {
 	var due []*entry
 	x.mu.Lock()
 	x.at = 0
-	for now := time.Now().UnixNano(); len(x.heap) > 0 && x.heap[0].expires <= now; {
+	for now := x.now(); len(x.heap) > 0 && x.heap[0].expires <= now; {
 		due = append(due, heap.Pop(&x.heap).(*entry))
 	}
 	if !x.closed {

@@ -64,13 +64,13 @@ func (h *memory) alloc(n int) []byte {
 
 // recycle takes memory of alloc or resize back.
 func (h *memory) recycle(mem []byte) {
-	invariants.Poison(mem)
-	switch {
-	case rawmem.Slotted(cap(mem)):
-		h.slabs.Put(mem)
-	case cap(mem) <= rawmem.MinPages:
+	if collected(mem) { // its bytes may outlive its Buffer
 		return
-	default:
+	}
+	invariants.Poison(mem)
+	if rawmem.Slotted(cap(mem)) {
+		h.slabs.Put(mem)
+	} else {
 		h.pages.Put(mem)
 	}
 	h.pages.Trim(h.maxIdle.Load())
@@ -95,13 +95,16 @@ func (h *memory) fit(mem []byte) []byte {
 	return h.resize(mem, len(mem))
 }
 
+// collected reports whether mem is the garbage collector's.
+func collected(mem []byte) bool { return !rawmem.Slotted(cap(mem)) && cap(mem) <= rawmem.MinPages }
+
 // buffer returns a Buffer over mem, which it takes. The bytes are given back with its last reference.
 func (h *memory) buffer(mem []byte) *transport.Buffer {
 	if len(mem) == 0 {
 		h.recycle(mem)
 		return transport.FromBytes(nil)
 	}
-	if !rawmem.Slotted(cap(mem)) && cap(mem) <= rawmem.MinPages {
+	if collected(mem) {
 		return transport.NewBuffer(mem, transport.GC, h.free)
 	}
 	return transport.NewBuffer(mem, transport.Pooled, h.free)

@@ -31,7 +31,7 @@ func (t *Table) Share(id string) (*os.File, int64, error) {
 	s := t.shard(id)
 	for {
 		s.mu.RLock()
-		e := s.find(id)
+		e := t.find(s, id)
 		s.mu.RUnlock()
 		if e == nil {
 			_, err := t.Stat(id) // which counts no miss
@@ -110,7 +110,10 @@ func (t *Table) memoryFile(data []byte) (_ *os.File, _ *transport.Buffer, err er
 			t.mem.giveBack(size)
 		}
 	}()
-	fd, err := unix.MemfdCreate("proxyplane object", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	fd, err := unix.MemfdCreate("proxyplane object", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL) // some systems insist on it
+	if errors.Is(err, unix.EINVAL) {                                                                               // before Linux 6.3
+		fd, err = unix.MemfdCreate("proxyplane object", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errors.ErrUnsupported, os.NewSyscallError("memfd_create", err))
 	}
@@ -208,11 +211,12 @@ func checkMemoryFile(f *os.File, size int64) (length, held int64, err error) {
 	}
 	seals, err := control(f, func(fd int) (int, error) { return unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0) })
 	if err != nil {
-		return 0, 0, fmt.Errorf("%w: what was handed over is not a memory file (memfd_create): %w", transport.ErrDenied, os.NewSyscallError("fcntl F_GET_SEALS", err))
+		return 0, 0, fmt.Errorf("%w: what was handed over is not a memory file (memfd_create): %w", transport.ErrDenied,
+			os.NewSyscallError("fcntl F_GET_SEALS", err))
 	}
 	if seals&sealed != sealed {
-		return 0, 0, fmt.Errorf("%w: the memory file can still be changed (seals %#x): seal it with F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_WRITE, after unmapping it",
-			transport.ErrDenied, seals)
+		const how = "%w: the memory file can still be changed (seals %#x): unmap it, then seal it by F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_WRITE"
+		return 0, 0, fmt.Errorf(how, transport.ErrDenied, seals)
 	}
 	var st unix.Stat_t
 	if _, err := control(f, func(fd int) (int, error) { return 0, unix.Fstat(fd, &st) }); err != nil {

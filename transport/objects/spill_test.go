@@ -249,7 +249,8 @@ func TestSpillLeftovers(t *testing.T) {
 	}
 	check(t, dead.spill.lock.Close()) // as its end would
 	foreign := filepath.Join(dir, "proxyplane-other", "x")
-	check(t, os.MkdirAll(filepath.Dir(foreign), 0o700), os.WriteFile(foreign, nil, 0o600), os.WriteFile(filepath.Join(dir, spillPrefix+"file"), nil, 0o600))
+	check(t, os.MkdirAll(filepath.Dir(foreign), 0o700), os.WriteFile(foreign, nil, 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, spillPrefix+"file"), nil, 0o600))
 	early := filepath.Join(dir, spillPrefix+thisHost()+"-early") // died before it had a lock
 	elsewhere := filepath.Join(dir, spillPrefix+"another-1")     // whether that server lives cannot be seen from here
 	check(t, os.Mkdir(early, 0o700), os.Mkdir(elsewhere, 0o700))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -75,8 +76,8 @@ type Stats struct {
 
 const numShards = 64
 
-// A Table is the [Store] of object servers: it holds objects in memory, outside the Go heap unless they are tiny. What it holds ends with the process;
-// a server that is killed loses its objects, spilled ones too.
+// A Table is the [Store] of object servers: it holds objects in memory, outside the Go heap unless they are tiny. What it holds ends with the
+// process; a server that is killed loses its objects, spilled ones too.
 //
 // A Table never deletes on its own to make room, since it is not a cache: who is refused room gets ErrFull. With a SpillDir, the least recently
 // used objects go to disk instead and are read from there, through the page cache.
@@ -115,7 +116,7 @@ type entry struct {
 	id      string
 	size    int64
 	mod     int64 // Unix nanoseconds
-	expires int64 // the same; 0 is never
+	expires int64 // on the clock of Table.ttl; 0 is never
 	heapAt  int   // place in Table.ttl's heap; guarded by its mutex
 	used    atomic.Int64
 	buf     *transport.Buffer // nil if spilled
@@ -152,7 +153,7 @@ func NewTable(o TableOptions) (*Table, error) {
 	}
 	t := &Table{o: o, seed: maphash.MakeSeed(), maxOpen: maxShares(), done: make(chan struct{})}
 	t.mem.init(o.Memory, o.IdleMemory)
-	t.ttl.expire = t.expire
+	t.ttl.start, t.ttl.expire = time.Now(), t.expire
 	for i := range t.shards {
 		t.shards[i].m = map[string]*entry{}
 		t.shards[i].waiters = map[string]*waiters{}
@@ -170,9 +171,9 @@ func NewTable(o TableOptions) (*Table, error) {
 func (t *Table) shard(id string) *shard { return &t.shards[maphash.String(t.seed, id)%numShards] }
 
 // find returns the object, or nil. The shard's lock is held.
-func (s *shard) find(id string) *entry {
+func (t *Table) find(s *shard, id string) *entry {
 	e := s.m[id]
-	if e == nil || e.expires != 0 && e.expires <= time.Now().UnixNano() {
+	if e == nil || e.expires != 0 && e.expires <= t.ttl.now() {
 		return nil
 	}
 	return e
@@ -190,7 +191,7 @@ func (t *Table) Get(id string) (*transport.Buffer, error) {
 	s := t.shard(id)
 	for {
 		s.mu.RLock()
-		e := s.find(id)
+		e := t.find(s, id)
 		if e == nil {
 			s.mu.RUnlock()
 			if t.closed.Load() {
@@ -237,7 +238,7 @@ func (t *Table) Stat(id string) (Info, error) {
 	s := t.shard(id)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	e := s.find(id)
+	e := t.find(s, id)
 	switch {
 	case e != nil:
 		return Info{Size: e.size, ModTime: time.Unix(0, e.mod)}, nil
@@ -252,14 +253,14 @@ func (t *Table) Exists(id string) bool {
 	s := t.shard(id)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.find(id) != nil
+	return t.find(s, id) != nil
 }
 
 // Evict implements [Store].
 func (t *Table) Evict(id string) bool {
 	s := t.shard(id)
 	s.mu.Lock()
-	e := s.find(id)
+	e := t.find(s, id)
 	if e == nil {
 		s.mu.Unlock() // one that has expired is deleted by its timer
 		return false
@@ -326,14 +327,13 @@ func (t *Table) expire(e *entry) {
 
 // publish makes e visible and wakes who waits for it. On error e's memory is still the caller's.
 func (t *Table) publish(e *entry, o PutOptions) error {
-	now := time.Now()
-	e.mod = now.UnixNano()
+	e.mod = time.Now().UnixNano()
 	ttl := o.TTL
 	if ttl <= 0 {
 		ttl = t.o.TTL
 	}
-	if ttl > 0 {
-		e.expires = now.Add(ttl).UnixNano()
+	if now := t.ttl.now(); ttl > 0 && int64(ttl) < math.MaxInt64-now { // longer is for ever
+		e.expires = now + int64(ttl)
 	}
 	e.heapAt = -1
 	s := t.shard(e.id)
@@ -393,10 +393,12 @@ func (t *Table) fits(size int64) error {
 	switch {
 	case size > t.o.MaxObject:
 		t.refused.Add(1)
-		return fmt.Errorf("%w: an object of %d bytes, the server takes at most %d; cut it, or raise the server's limit", transport.ErrTooLarge, size, t.o.MaxObject)
+		return fmt.Errorf("%w: an object of %d bytes, the server takes at most %d; cut it, or raise the server's limit", transport.ErrTooLarge,
+			size, t.o.MaxObject)
 	case size > t.o.Memory:
 		t.refused.Add(1)
-		return fmt.Errorf("%w: an object of %d bytes, the server has %d bytes of memory in all; cut it, or raise --memory", transport.ErrTooLarge, size, t.o.Memory)
+		return fmt.Errorf("%w: an object of %d bytes, the server has %d bytes of memory in all; cut it, or raise --memory", transport.ErrTooLarge,
+			size, t.o.Memory)
 	}
 	return nil
 }
@@ -455,7 +457,7 @@ func (t *Table) Put(id string, b *transport.Buffer, o PutOptions) error {
 func (t *Table) Wait(ctx context.Context, id string) error {
 	s := t.shard(id)
 	s.mu.Lock()
-	if s.find(id) != nil {
+	if t.find(s, id) != nil {
 		s.mu.Unlock()
 		return nil
 	}

@@ -84,7 +84,8 @@ func TestLimit(t *testing.T) {
 	}
 
 	check(t, put(table, "a", limit-100, data[:limit-100], limit, PutOptions{}), put(table, "b", -1, data[:100], 7, PutOptions{}))
-	check(t, wants(put(table, "c", 1, data[:1], 1, PutOptions{}), transport.ErrFull, "1048576 bytes of 1048576", "1 more", "evict", "--memory", "--spill-dir"))
+	check(t, wants(put(table, "c", 1, data[:1], 1, PutOptions{}), transport.ErrFull,
+		"1048576 bytes of 1048576", "1 more", "evict", "--memory", "--spill-dir"))
 	check(t, wants(put(table, "c", -1, data[:1], 1, PutOptions{}), transport.ErrFull))
 	check(t, wants(table.Put("c", transport.FromBytes(data[:1]), PutOptions{}), transport.ErrFull))
 	check(t, put(table, "c", 0, nil, 1, PutOptions{}))
@@ -281,11 +282,12 @@ func TestTTL(t *testing.T) {
 			check(t, put(table, fmt.Sprint(i), 1000, data, 1000, PutOptions{TTL: time.Duration(100-i) * time.Second}))
 		}
 		check(t, put(table, "50", 1000, data, 1000, PutOptions{TTL: 2 * time.Hour})) // replaced: its first time does not count
+		check(t, put(table, "ever", 1, data[:1], 1, PutOptions{TTL: math.MaxInt64}))
 		table.Evict("51")
 		time.Sleep(30*time.Second + 1)
 		at("70", false)
 		at("69", true)
-		if st := table.Stats(); st.Expirations != 30 || st.Objects != 1+70-1 {
+		if st := table.Stats(); st.Expirations != 30 || st.Objects != 1+70-1+1 {
 			t.Errorf("%+v", st)
 		}
 		time.Sleep(time.Hour - 31*time.Second)
@@ -296,7 +298,7 @@ func TestTTL(t *testing.T) {
 		at("50", true)
 		time.Sleep(time.Hour + 30*time.Second)
 		at("50", false)
-		if st := table.Stats(); st.Expirations != 100 || st.Objects != 0 || table.mem.used.Load() != 0 || table.ttl.at != 0 {
+		if st := table.Stats(); st.Expirations != 100 || st.Objects != 1 || table.mem.used.Load() != 1 || table.ttl.at != 0 {
 			t.Errorf("%+v", st)
 		}
 		check(t, put(table, "last", 1, data[:1], 1, PutOptions{TTL: time.Minute}), table.Close())

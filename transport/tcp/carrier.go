@@ -42,8 +42,8 @@ type CarrierOptions struct {
 	Trusted bool
 }
 
-// NewCarrier returns a Carrier over nc, which it takes. A TLS connection should have done its handshake. On Linux the Carrier of a *net.UnixConn passes
-// files.
+// NewCarrier returns a Carrier over nc, which it takes. A TLS connection should have done its handshake. On Linux the Carrier of a *net.UnixConn
+// passes files.
 func NewCarrier(nc net.Conn, o CarrierOptions) native.Carrier {
 	return newCarrier(nc, o).carrier()
 }
@@ -236,8 +236,8 @@ func (c *carrier) fill(n int) error {
 	return err
 }
 
-// readInto gives at least one byte to dst, which is not empty: from the buffer, or else from the socket; a short one by way of the buffer, so that the
-// next frames come with the same system call. It moves nothing in the buffer, where metadata may be lent.
+// readInto gives at least one byte to dst, which is not empty: from the buffer, or else from the socket; a short one by way of the buffer, so that
+// the next frames come with the same system call. It moves nothing in the buffer, where metadata may be lent.
 func (c *carrier) readInto(dst []byte) (int, error) {
 	if c.r == c.w {
 		tail := c.buf[c.w:]
@@ -429,8 +429,8 @@ func (c *carrier) enqueue(h *native.Header, meta []byte, body transport.Slices, 
 	return true, nil
 }
 
-// takeQueue makes the queued frames the first part of the next write. They must go before any frame of who has the turn, who may have queued an earlier
-// one.
+// takeQueue makes the queued frames the first part of the next write. They must go before any frame of who has the turn, who may have queued an
+// earlier one.
 func (c *carrier) takeQueue() {
 	q := &c.queue
 	if q.n.Load() == 0 {

@@ -2,7 +2,6 @@ package tcp
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -157,7 +156,7 @@ func TestReadBodyInPieces(t *testing.T) {
 // Frames of many goroutines come whole, and those of one goroutine in its order, whatever waits in the queue.
 func TestConcurrentWriters(t *testing.T) {
 	each(t, CarrierOptions{}, func(t *testing.T, a, b *carrier) {
-		const writers, each = 16, 150
+		const writers, each = 16, 80
 		var wg sync.WaitGroup
 		for g := range writers {
 			wg.Go(func() {
@@ -343,7 +342,7 @@ func TestInterruptAtEveryByte(t *testing.T) {
 // Interrupts that race with reads: each is seen once, by a read that would block, and none stops the connection.
 func TestInterruptStress(t *testing.T) {
 	each(t, CarrierOptions{BusyPoll: time.Microsecond}, func(t *testing.T, a, b *carrier) {
-		const n = 2000
+		const n = 1000
 		var sent, seen atomic.Int64
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
@@ -556,5 +555,3 @@ func (s *scripted) Read(p []byte) (int, error) {
 
 func (s *scripted) SetReadDeadline(time.Time) error { return nil }
 func (s *scripted) RemoteAddr() net.Addr            { return nil }
-
-var _ = binary.LittleEndian

@@ -59,8 +59,8 @@ var _ objects.Client = (*Client)(nil)
 // Network returns what the session runs over: "tcp", "tls" or "unix".
 func (c *Client) Network() string { return c.network }
 
-// Dial connects to a server. ctx bounds only that. An error matches transport.ErrUnavailable if nobody answers there, transport.ErrDenied if the two do
-// not trust each other; an end of ctx passes as it is.
+// Dial connects to a server. ctx bounds only that. An error matches transport.ErrUnavailable if nobody answers there, transport.ErrDenied if the
+// two do not trust each other; an end of ctx passes as it is.
 func Dial(ctx context.Context, addr string, o DialOptions) (*Client, error) {
 	a, err := parseAddress(addr)
 	if err != nil {
@@ -151,7 +151,8 @@ func dialError(addr string, err error) error {
 	case errors.As(err, &name), errors.As(err, &invalid):
 		return fmt.Errorf("%w: %s: %w: dial the name that is in the certificate, or set DialOptions.TLS.ServerName", transport.ErrDenied, addr, err)
 	case isAlert(err):
-		return fmt.Errorf("%w: %s: the server refused TLS: %w: it may want a client certificate, in DialOptions.TLS.Certificates", transport.ErrDenied, addr, err)
+		return fmt.Errorf("%w: %s: the server refused TLS: %w: it may want a client certificate, in DialOptions.TLS.Certificates",
+			transport.ErrDenied, addr, err)
 	case errors.As(err, &record):
 		return fmt.Errorf("%w: %s: %w: is it a tcp:// server?", transport.ErrUnavailable, addr, err)
 	case errors.Is(err, os.ErrNotExist):

@@ -11,20 +11,22 @@
 //
 // # Same host
 //
-// On Linux a TCP server also listens on a unix socket of its own, and says so when it welcomes a client. A client that runs under the same kernel moves
-// there, if it may: see [DialOptions.NoSameHost]. Over a unix socket objects are handed over as open files, so that getting a large one is a map
-// and not a copy, and a round trip costs half.
+// On Linux a TCP server also listens on a unix socket of its own, and says so when it welcomes a client. A client that runs under the same kernel
+// moves there, if it may: see [DialOptions.NoSameHost]. Over a unix socket objects are handed over as open files, so that getting a large one is a
+// map and not a copy: some 20 µs, whatever the size. A round trip is a third shorter, too.
 //
 // # Buffers
 //
 // A frame leaves by one writev, from where the caller's bytes are. Frames of up to 4 KiB that meet a write under way are copied and leave together
-// with the next one. Of a received body at most the first [readBuffer] bytes pass through another buffer; the rest is read straight to where it belongs.
-// No frame costs an allocation.
+// with the next one. Of a received body at most the first 32 KiB pass through another buffer; the rest is read straight to where it
+// belongs. No frame costs an allocation.
 //
 // # Busy polling
 //
-// A goroutine that waits for a socket is woken by the scheduler, which costs more than the round trip itself: 1 byte and back took 44 µs over TCP, and
-// 10 µs when the reader looked again and again for some µs before it waited (3 µs over a unix socket). BusyPoll does that. It burns up to that much
-// processor time per wait, whether bytes come or not, and is for programs that have a core to spare; it is off unless asked for, does nothing with
-// GOMAXPROCS=1, lets half of the processors spin at most, and stops as soon as other goroutines want to run. On Linux only.
+// A goroutine that waits for a socket is woken by the scheduler, on a processor that may be asleep: that can cost more than the round trip itself.
+// On an idle machine of 2 cores a byte and back took 44 µs over TCP, and 10 µs when both ends looked again and again for some µs before they
+// waited (3 µs over a unix socket). BusyPoll does that. It burns up to that much processor time per wait, whether bytes come or not, and is for
+// programs with a core to spare: where other programs want all cores it gains little (a get of 1 kB over a unix socket 15 µs instead of 22, over
+// TCP nothing). It is off unless asked for, on Linux only, and does nothing with GOMAXPROCS=1. At most half of the program's processors spin, they
+// yield between tries, and stop as soon as somebody else has used that. 20 to 100 µs are useful values.
 package tcp

@@ -50,5 +50,5 @@ func ExampleListen() {
 	_, err = tcp.Listen(context.Background(), "tcp://0.0.0.0:0", store, tcp.ListenOptions{})
 	fmt.Println(err)
 	// Output:
-	// denied by policy: 0.0.0.0:0 can be reached from other hosts: set a Token, or TLS with ClientCAs and ClientAuth: RequireAndVerifyClientCert; or Insecure, if everybody may read and write all objects
+	// denied by policy: 0.0.0.0:0 can be reached from other hosts: set a Token, TLS client certificates, or Insecure if all may come
 }

@@ -25,7 +25,8 @@ type waitingFile struct {
 	fd  int
 }
 
-// maxWaiting is how many files may wait for their frames. Honest peers have two at most: those of a frame whose header is here in part, and of the next.
+// maxWaiting is how many files may wait for their frames. Honest peers have two at most: those of a frame whose header is here in part, and of the
+// next.
 const maxWaiting = 4
 
 // received takes the files of a control message.

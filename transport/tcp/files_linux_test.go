@@ -140,7 +140,7 @@ func TestFiles(t *testing.T) {
 	b.Close()
 }
 
-// send sends p with files, as no honest peer would.
+// sendFiles sends p with files, as no honest peer would.
 func sendFiles(t *testing.T, c net.Conn, p []byte, files ...*os.File) {
 	t.Helper()
 	var fds []int
@@ -214,7 +214,6 @@ func TestHostileFiles(t *testing.T) {
 				defer x.Close()
 				attack(t, x)
 			}()
-			before := descriptors(t)
 			for i := range 2 {
 				var h native.Header
 				if _, _, _, err := readAll(c, &h); err != nil {
@@ -229,7 +228,6 @@ func TestHostileFiles(t *testing.T) {
 				c.files.mu.Unlock()
 			}
 			<-sent
-			_ = before
 			if name == "many/each byte" || name == "body" {
 				if f := c.TakeFile(); f != nil {
 					t.Error("a file that came inside one frame went to the next")
@@ -320,5 +318,3 @@ func TestFilePasser(t *testing.T) {
 		}
 	}
 }
-
-var _ native.FilePasser = fileCarrier{}

@@ -29,6 +29,8 @@ const (
 	refuseGrace = time.Second
 	// maxRefusing bounds how many such there are; those beyond are closed at once.
 	maxRefusing = 64
+	// wsaRefused is what Windows has for ECONNREFUSED.
+	wsaRefused = syscall.Errno(10061)
 )
 
 // ListenOptions of a server. The zero value is useful.
@@ -182,7 +184,7 @@ func removeStale(path string) error {
 	if err == nil {
 		c.Close()
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
+	if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, wsaRefused) {
 		return fmt.Errorf("unix://%s: %w: another server may be using it: stop that, or take another path", path, syscall.EADDRINUSE)
 	}
 	return os.Remove(path)
@@ -223,8 +225,8 @@ func (s *Server) listenHost(ctx context.Context, a address) error {
 		return err
 	}
 	if !ta.IP.IsLoopback() && !s.o.Insecure && !mutual && len(s.o.Token) == 0 {
-		return fmt.Errorf("%w: %s can be reached from other hosts: set a Token, or TLS with ClientCAs and ClientAuth: RequireAndVerifyClientCert; "+
-			"or Insecure, if everybody may read and write all objects", transport.ErrDenied, a.rest)
+		return fmt.Errorf("%w: %s can be reached from other hosts: set a Token, TLS client certificates, or Insecure if all may come",
+			transport.ErrDenied, a.rest)
 	}
 	l, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(ctx, "tcp", ta.String())
 	if err != nil {
@@ -385,8 +387,8 @@ func (s *Server) stop() {
 	})
 }
 
-// Shutdown takes no more connections, tells the clients, lets what is in flight end, and closes. When ctx ends first it closes at once and returns the
-// context's error.
+// Shutdown takes no more connections, tells the clients, lets what is in flight end, and closes. When ctx ends first it closes at once and returns
+// the context's error.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop()
 	err := s.native.Shutdown(ctx)

@@ -83,8 +83,8 @@ func (c *carrier) carrier() native.Carrier {
 	return c
 }
 
-// read reads at least one byte into p, which is not empty. At the end of the stream it returns io.EOF. If there is nothing it polls for a while, if it
-// shall; then, if wait is set, it waits as net.Conn.Read does, else it returns errWouldBlock.
+// read reads at least one byte into p, which is not empty. At the end of the stream it returns io.EOF. If there is nothing it polls for a while,
+// if it shall; then, if wait is set, it waits as net.Conn.Read does, else it returns errWouldBlock.
 func (x *rawIO) read(p []byte, wait bool) (int, error) {
 	r := &x.rd
 	r.iov.Base = &p[0]
@@ -190,8 +190,8 @@ func (x *rawIO) readCall(fd uintptr) bool {
 	}
 }
 
-// write writes some of parts, of which the first is not empty, and f along with the first byte if it is not nil. It returns errWouldBlock if the socket is
-// full and wait is not set.
+// write writes some of parts, of which the first is not empty, and f along with the first byte if it is not nil. It returns errWouldBlock if the
+// socket is full and wait is not set.
 func (x *rawIO) write(parts [][]byte, f *os.File, wait bool) (int, error) {
 	w := &x.wr
 	w.iov = w.iov[:0]

@@ -12,7 +12,10 @@ import (
 	"github.com/proxyplane/proxyplane/transport/native"
 )
 
-var _ native.Carrier = (*carrier)(nil)
+var (
+	_ native.Carrier     = (*carrier)(nil)
+	_ native.WholeReader = (*carrier)(nil)
+)
 
 const (
 	small      = 1 << 10   // parts up to so long are copied into a message's header
@@ -386,7 +389,15 @@ func (c *carrier) fetch(dst []byte) error {
 	r, err := c.e.w.RecvMessage(m, dst, token)
 	c.e.started(&o, token, r, err)
 	o.hold(dst)
-	if err := c.e.finish(&o); err != nil {
+	err = c.e.wait(&fetched{&o, c})
+	if err == nil {
+		err = o.err
+	}
+	if !o.done {
+		c.sever()
+		_ = c.e.finish(&o)
+	}
+	if err != nil || !o.done {
 		if c.closing {
 			return transport.ErrClosed
 		}
@@ -404,6 +415,25 @@ func (c *carrier) fetch(dst []byte) error {
 	return nil
 }
 
+// fetched is what fetch waits for: libucp ends a receive whose sender is gone only when the endpoint is closed.
+type fetched struct {
+	o *op
+	c *carrier
+}
+
+func (f *fetched) ready() bool { return f.o.done || f.c.err != nil }
+
+// sever makes operations end whose peer is gone. Over shared memory only the end of the worker does; nothing touches their memory any more from
+// here on, as it is our own side that copies. Under mu.
+func (c *carrier) sever() {
+	if c.fast != nil {
+		c.e.stop(c.err)
+		return
+	}
+	c.tx = nil
+	c.control.close()
+}
+
 // outgoing is the memory of one WriteFrame.
 type outgoing struct {
 	c       *carrier
@@ -411,14 +441,17 @@ type outgoing struct {
 	used    int
 	ops     []*op
 	err     error
+	kept    bool // libucp still has some of it
 	stages  []*transport.Buffer
 	forget  [][]byte
 }
 
 var outgoingPool = sync.Pool{New: func() any { return new(outgoing) }}
 
-// ready reports whether all messages have left.
-func (o *outgoing) ready() bool {
+// ready reports whether all messages have left, or never will.
+func (o *outgoing) ready() bool { return o.left() || o.c.err != nil && o.c.fast != nil }
+
+func (o *outgoing) left() bool {
 	for _, p := range o.ops {
 		if !p.done {
 			return false
@@ -449,12 +482,13 @@ func (c *carrier) WriteFrame(h *native.Header, meta []byte, body transport.Slice
 	if err == nil {
 		c.compose(o, h, meta, body)
 		err = c.flushed(o)
+		o.kept = !o.left()
 		c.leave()
 	}
 	for _, s := range o.stages {
 		s.Release()
 	}
-	if !o.ready() { // an abandoned endpoint still has its headers
+	if o.kept { // an abandoned endpoint still has its headers
 		return err
 	}
 	clear(o.ops)
@@ -487,6 +521,10 @@ func (c *carrier) flushed(o *outgoing) error {
 		c.pending++
 		err := c.e.wait(o)
 		c.pending--
+		if err == nil && !o.left() {
+			err = c.err
+			c.sever()
+		}
 		for _, p := range o.ops {
 			if err == nil {
 				err = p.err
@@ -513,7 +551,7 @@ func (c *carrier) flushed(o *outgoing) error {
 
 // compose cuts a frame into messages and sends them. Under mu.
 func (c *carrier) compose(o *outgoing, h *native.Header, meta []byte, body transport.Slices) {
-	if o.err = c.err; o.err != nil {
+	if o.err = c.err; o.err != nil || c.tx == nil {
 		return
 	}
 	hdr := h.Append(append(o.buffer(), make([]byte, prefixSize)...))
@@ -607,6 +645,9 @@ func (c *carrier) Interrupt() {
 // MaxBody implements native.Carrier.
 func (c *carrier) MaxBody() int { return native.MaxFrame }
 
+// ReadsWhole implements native.WholeReader: a rendezvous delivers all of a message, or nothing.
+func (c *carrier) ReadsWhole() bool { return true }
+
 // Trusted implements native.Carrier: on one host there is nothing on the way, and devices check what they transport.
 func (c *carrier) Trusted() bool { return c.trusted }
 
@@ -631,6 +672,9 @@ func (c *carrier) Close() error {
 		}
 		delete(c.e.peers, c.control.handle)
 		c.control.close()
+		for n := 0; c.own && c.e.err == nil && c.e.w.Pending() > 0 && n < 64; n++ { // what ended with it may need a round more
+			c.e.progress(spins)
+		}
 		if c.own { // whatever still waits for the abandoned endpoint
 			c.e.stop(transport.ErrClosed)
 		}

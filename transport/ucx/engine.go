@@ -230,6 +230,7 @@ func (e *engine) fail(err error) {
 // progress does one round and hands out its events. Under mu.
 func (e *engine) progress(idle int) (active bool) {
 	events, active, err := e.w.Progress(idle)
+	var failed []*endpoint
 	for i := range events {
 		ev := &events[i]
 		switch ev.Kind {
@@ -254,9 +255,7 @@ func (e *engine) progress(idle int) (active bool) {
 		case ucx.EndpointError:
 			if p := e.eps[ev.Token]; p != nil && p.err == nil {
 				p.err = ev.Err
-				if p.fail != nil {
-					p.fail()
-				}
+				failed = append(failed, p)
 			}
 		}
 	}
@@ -265,6 +264,16 @@ func (e *engine) progress(idle int) (active bool) {
 	}
 	if err != nil {
 		e.fail(err)
+	}
+	if len(failed) > 0 { // the peer's last words may still lie in shared memory: hear them first
+		for n := 0; n < 1000 && err == nil && e.progress(spins); n++ {
+		}
+		for _, p := range failed {
+			if p.fail != nil {
+				p.fail()
+			}
+		}
+		e.changed()
 	}
 	return active
 }

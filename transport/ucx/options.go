@@ -28,7 +28,8 @@ type ListenOptions struct {
 	Insecure bool
 	// BusyPoll is how long a read looks for messages before it waits to be woken. 0: not at all.
 	BusyPoll time.Duration
-	// Config are settings of UCX over those of the environment, without their prefix UCX_: "TLS": "tcp". ucx_info -cf lists all.
+	// Config are settings of UCX over those of the environment, without their prefix UCX_: "TLS": "tcp". ucx_info -cf lists all. See Options of
+	// package cgo/ucx for settings of single transports.
 	Config map[string]string
 	// Keepalive is how often an idle peer is asked whether it lives. Default: 10 s.
 	Keepalive time.Duration
@@ -36,7 +37,8 @@ type ListenOptions struct {
 	NoSharedMemory bool
 	// MaxConns is how many connections there may be at a time. Default: 4096.
 	MaxConns int
-	// Workers is how many connections have a UCX worker of their own, which costs memory and is faster; further ones share one. Default: 64.
+	// Workers is how many connections have a UCX worker of their own, which costs memory and is faster; further ones share one, and
+	// have no shared memory. Default: 64; negative: none.
 	Workers int
 
 	// Python answers the messages of Python's UCXConnector. Default: such clients are refused. They show no token, so it must not be there with one.
@@ -143,14 +145,13 @@ func openContext(addr netip.AddrPort, own map[string]string, keepalive time.Dura
 	config := map[string]string{}
 	set := func(name, value string) {
 		if _, ok := os.LookupEnv("UCX_" + name); !ok {
-			config[name] = value
+			config[strings.TrimPrefix(name, "TCP_")] = value // see ucx.Options
 		}
 	}
 	seconds := strconv.FormatInt(max(int64(keepalive.Seconds()), 1), 10) + "s"
 	set("KEEPALIVE_INTERVAL", seconds)
 	set("TCP_KEEPIDLE", seconds)
 	set("TCP_KEEPINTVL", strconv.FormatInt(max(int64(keepalive.Seconds()/5), 1), 10)+"s")
-	set("TCP_CM_REUSEADDR", "y") // or a server cannot come back to its port for a minute
 	if addr.Addr().IsLoopback() {
 		set("NET_DEVICES", loopbackDevice()) // who listens at loopback does not want UCX to listen elsewhere
 	}

@@ -10,22 +10,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"sync"
 	"testing"
 
+	cucx "github.com/proxyplane/proxyplane/cgo/ucx"
 	"github.com/proxyplane/proxyplane/internal/testenv"
 	"github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/objects"
 )
-
-// echo answers with what came, in three parts.
-func echo(_ context.Context, req *transport.Buffer) (transport.Slices, func(), error) {
-	b := req.Bytes()
-	if string(b) == "fail" {
-		return nil, req.Release, errors.New("no sense")
-	}
-	return transport.Slices{b[:len(b)/2], b[len(b)/2:], []byte("!")}, req.Release, nil
-}
 
 func exchangerTo(t testing.TB, addr string, o DialOptions) objects.Exchanger {
 	t.Helper()
@@ -37,39 +28,69 @@ func exchangerTo(t testing.TB, addr string, o DialOptions) objects.Exchanger {
 	return x
 }
 
+// exchanges is the client's side of TestExchange.
+func exchanges(ctx context.Context, addr string) error {
+	x, err := DialExchanger(ctx, addr, DialOptions{})
+	if err != nil {
+		return err
+	}
+	exchange := func(p []byte) error {
+		got, err := x.Exchange(ctx, transport.Slices{p[:len(p)/3], p[len(p)/3:]})
+		if err == nil && !bytes.Equal(got.Bytes(), append(p, '!')) {
+			err = errors.New("got others")
+		}
+		got.Release()
+		if err != nil {
+			err = fmt.Errorf("%d bytes: %w", len(p), err)
+		}
+		return err
+	}
+	for _, n := range sizes {
+		if err := exchange(random(n)); err != nil {
+			return err
+		}
+	}
+	if _, err := x.Exchange(ctx, transport.Slices{[]byte("fail")}); !errors.Is(err, transport.ErrUnavailable) {
+		return fmt.Errorf("an exchange that the server cannot make sense of: %w", err)
+	}
+	errs := make(chan error)
+	for g := range 16 {
+		go func() {
+			var err error
+			for i := 0; i < 5 && err == nil; i++ {
+				err = exchange(fmt.Appendf(nil, "%d of %d", i, g))
+			}
+			errs <- err
+		}()
+	}
+	for range 16 {
+		err = errors.Join(err, <-errs)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := x.Exchange(ended, transport.Slices{[]byte("ping")}); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("a cancelled exchange: %w", err)
+	}
+	err = errors.Join(err, x.Close())
+	if _, err := x.Exchange(ctx, transport.Slices{[]byte("ping")}); !errors.Is(err, transport.ErrClosed) {
+		return fmt.Errorf("after Close: %w", err)
+	}
+	for p := cucx.Contexts; p <= cucx.RemoteKeys; p++ {
+		if h, _ := cucx.Live(p); h != 0 {
+			err = errors.Join(err, fmt.Errorf("%d %v are left", h, p))
+		}
+	}
+	return err
+}
+
+// TestExchange has its client in another process: in one, UCX 1.13 may take an event of a descriptor that one worker has closed for one of another
+// worker's that has got its number, and aborts (ucs_async_poll_missed).
 func TestExchange(t *testing.T) {
 	leaks(t)
 	s := serve(t, ListenOptions{Python: echo})
-	x := exchangerTo(t, s.Addr(), DialOptions{})
-	for _, n := range sizes {
-		p := random(n)
-		got, err := x.Exchange(t.Context(), transport.Slices{p})
-		if err != nil {
-			t.Fatalf("%d bytes: %v", n, err)
-		}
-		if !bytes.Equal(got.Bytes(), append(p, '!')) {
-			t.Fatalf("%d bytes: got others", n)
-		}
-		got.Release()
+	if _, said := process(t, "exchanger", s.Addr(), ""); said != "fine" {
+		t.Errorf("the client says %q", said)
 	}
-	if _, err := x.Exchange(t.Context(), transport.Slices{[]byte("fail")}); !errors.Is(err, transport.ErrUnavailable) {
-		t.Errorf("an exchange that the server cannot make sense of: %v", err)
-	}
-	var wg sync.WaitGroup
-	for g := range 16 {
-		wg.Go(func() {
-			for i := range 5 {
-				p := fmt.Appendf(nil, "%d of %d", i, g)
-				got, err := x.Exchange(t.Context(), transport.Slices{p})
-				if err != nil || string(got.Bytes()) != string(p)+"!" {
-					t.Errorf("%s: %v", p, err)
-					return
-				}
-				got.Release()
-			}
-		})
-	}
-	wg.Wait()
 	// Native clients are served by the same listener.
 	c := dialTo(t, s.Addr(), DialOptions{})
 	if err := c.Ping(t.Context()); err != nil {
@@ -140,8 +161,7 @@ func TestRealUCXPy(t *testing.T) {
 		t.Fatalf("ucx-py's client says %q, %v", out, err)
 	}
 	cmd := ucxpy(t, ucxpyServer)
-	in, err := cmd.StdinPipe()
-	if err != nil {
+	if _, err := cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	out, err := cmd.StdoutPipe()
@@ -164,6 +184,6 @@ func TestRealUCXPy(t *testing.T) {
 		}
 		got.Release()
 	}
-	in.Close()
+	_ = cmd.Process.Kill() // it does not always end by itself
 	_ = cmd.Wait()
 }

@@ -47,8 +47,8 @@ func TestExchangeAllocations(t *testing.T) {
 	s := serve(t, "tcp://127.0.0.1:0", ListenOptions{Python: func(_ context.Context, req *transport.Buffer) (transport.Slices, func(), error) {
 		req.Release()
 		return obj, nil, nil
-	}})
-	e, err := DialExchanger(context.Background(), s.Addr(), DialOptions{})
+	}, listen: listenPure})
+	e, err := DialExchanger(context.Background(), s.Addr(), DialOptions{connect: connectPure})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,9 +11,11 @@ import (
 const (
 	// promised is how much memory a message gets because its first parts say so, or messages before it were as long; more comes as its bytes do.
 	promised = 1 << 20
-	// foresight is how many times what has come may be had at once, if the last long message was as long. Then the bytes before are copied once,
+	// foresight is how many times what has come may be had at once, if the last message was as long. Then the bytes before are copied once,
 	// and are few. Memory that was not written to costs next to nothing.
 	foresight = 128
+	// stride is the most that is read without a word that there is progress.
+	stride = 4 << 20
 	// tiny messages are cheaper from the garbage collector.
 	tiny = 1 << 10
 )
@@ -23,7 +25,9 @@ const (
 type collector struct {
 	max  int64           // longest message
 	pool *transport.Pool // whence memory comes
-	last *atomic.Int64   // the length of the last long message
+	last *atomic.Int64   // the length of the last message of several parts
+
+	progress func() // called now and then while bytes come; may be nil
 
 	expect int64 // how long the message will be, if somebody said
 	buf    *transport.Buffer
@@ -55,8 +59,9 @@ func (c *collector) run(l link) error {
 				c.grow()
 			}
 			mem := c.buf.Bytes()[c.n:]
-			if int64(len(mem)) > c.left {
-				mem = mem[:c.left]
+			mem = mem[:min(int64(len(mem)), c.left, stride)]
+			if c.progress != nil {
+				c.progress()
 			}
 			n, err := l.read(mem)
 			c.n += n
@@ -89,7 +94,7 @@ func (c *collector) grow() {
 			c.buf = transport.FromBytes(make([]byte, c.left))
 			return
 		case c.more:
-			size = max(4*min(c.left, promised), c.last.Load())
+			size = max(4*min(c.left, promised), c.foreseen())
 		default:
 			size = c.left
 		}
@@ -98,7 +103,7 @@ func (c *collector) grow() {
 		n := int64(c.n)
 		known := n + c.left
 		if c.more {
-			known = max(known, c.last.Load())
+			known = max(known, c.foreseen())
 		}
 		size = max(2*n, min(known, foresight*n))
 	}
@@ -110,11 +115,14 @@ func (c *collector) grow() {
 	c.buf = buf
 }
 
+// foreseen is how long the message is if it is like the last one. Their keys may differ by some bytes.
+func (c *collector) foreseen() int64 { return c.last.Load() + 4<<10 }
+
 // message returns what run has read; the caller owns it.
 func (c *collector) message() *transport.Buffer {
 	b := c.buf
 	c.buf = nil
-	if c.n >= promised {
+	if c.parts > 1 {
 		c.last.Store(int64(c.n))
 	}
 	switch {
@@ -122,7 +130,7 @@ func (c *collector) message() *transport.Buffer {
 		return transport.FromBytes(nil)
 	case c.n == b.Len():
 		return b
-	case c.n < b.Len()/4: // whoever keeps it must not keep four times as much
+	case c.n < b.Len()/2: // whoever keeps it, in a store perhaps, must not keep much more
 		small := c.pool.Get(c.n)
 		copy(small.Bytes(), b.Bytes())
 		b.Release()

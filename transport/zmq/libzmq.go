@@ -10,7 +10,10 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/proxyplane/proxyplane/cgo/zmq"
 	"github.com/proxyplane/proxyplane/transport"
@@ -21,10 +24,7 @@ import (
 // the wire, what is refused, and when a peer is hung up on. What is not: a message is in memory whole, down to its last part, before anybody hears of
 // it, so that a peer who sends parts without end costs memory without bound, and one who announces a long part gets the address space for it. On a
 // network that is not trusted use CURVE or the form in Go.
-var (
-	defaultListen  listenFunc  = listenLibzmq
-	defaultConnect connectFunc = connectLibzmq
-)
+func init() { libzmqListen, libzmqConnect = listenLibzmq, connectLibzmq }
 
 const (
 	// refMin is the length from which a part is sent from where it is. Below, it is copied: waiting until libzmq's thread has let go of the
@@ -347,7 +347,8 @@ type dealer struct {
 	rest []*part // what came before that
 	over bool    // the link is closed
 
-	writing sync.Mutex // one message at a time, so that close knows of all
+	writing sync.Mutex   // one message at a time, so that close knows of all
+	fd      atomic.Int64 // libzmq's descriptor, which it may have closed by now
 	monitor *zmq.Ready
 	watched sync.WaitGroup
 }
@@ -458,6 +459,8 @@ func (d *dealer) watch(mon *zmq.Socket, curve bool, state chan error) {
 				return true
 			}
 			switch e.Kind {
+			case zmq.Connected:
+				d.fd.Store(int64(e.Value))
 			case zmq.HandshakeDone:
 				tell(nil)
 			case zmq.HandshakeAuth:
@@ -468,10 +471,8 @@ func (d *dealer) watch(mon *zmq.Socket, curve bool, state chan error) {
 				if curve {
 					err = errors.New("the handshake failed: the server has another key, or does not speak CURVE")
 				}
-				if curve || e.Kind == zmq.HandshakeProtocol {
-					err = fmt.Errorf("zmq: %s: %w: %w: %w", d.name, transport.ErrDenied, transport.ErrUnavailable, err)
-				}
-				tell(err)
+				// The server does not say why it hangs up.
+				tell(fmt.Errorf("zmq: %s: %w: %w: %w", d.name, transport.ErrDenied, transport.ErrUnavailable, err))
 				end()
 			case zmq.ConnectRetried:
 				tell(errors.New("nobody answers there, or there is no such host"))
@@ -486,7 +487,8 @@ func (d *dealer) watch(mon *zmq.Socket, curve bool, state chan error) {
 	})
 }
 
-// hangUp closes the socket after the connection has ended: what it holds for the server would wait for another. What came is kept. The caller holds mu.
+// hangUp closes the socket after the connection has ended: what it holds for the server would wait for another. What came is kept. The caller holds
+// mu.
 func (d *dealer) hangUp() {
 	if d.down || d.over {
 		return
@@ -593,16 +595,34 @@ func (d *dealer) send(first, meta []byte, body transport.Slices, cut int) error 
 	if err == nil {
 		e, err = d.sock.Events() // sending may have swallowed the signal that something came
 	}
-	down := d.down
 	d.mu.Unlock()
 	if e&zmq.CanReceive != 0 {
 		d.ready.Nudge()
 	}
-	d.shared.out.put(out)
-	if err != nil || down {
+	d.shared.out.put(out) // waits
+	d.mu.Lock()
+	down := d.down || d.over
+	d.mu.Unlock()
+	if err == nil && down && body.Len() >= refMin { // it was let go of, which need not mean that it has left
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return fmt.Errorf("zmq: %s: %w: the connection broke: %w", d.name, transport.ErrUnavailable, err)
 	}
 	return nil
+}
+
+// stale implements staler: libzmq's thread may not have looked at the connection yet.
+func (d *dealer) stale() bool {
+	d.mu.Lock()
+	down := d.down || d.over
+	d.mu.Unlock()
+	if down {
+		return true
+	}
+	var b [1]byte
+	n, _, err := unix.Recvfrom(int(d.fd.Load()), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return n == 0 && err == nil || err == unix.EBADF
 }
 
 // interrupt implements link.

@@ -63,14 +63,15 @@ type router struct {
 	events  sync.Mutex // these belong to who holds it, the monitor's socket too
 	mon     *zmq.Socket
 	monitor *zmq.Ready
-	open    map[int]bool    // descriptors of connections
-	byFD    map[int][]*peer // who came over which
-	lost    []*peer         // whose connection was closed, but who have not been told
+	open    map[int]bool      // descriptors of connections
+	byFD    map[int][]*routed // who came over which
+	lost    []*routed         // whose connection was closed, but who have not been told
+	silent  map[int]*newcomer // connections over which no message has come yet
 
-	peers map[string]*peer // by routing id; belongs to the goroutine that receives
-	count int              // of peers that are served or were not hung up on
-	end   chan struct{}    // closed when close begins
-	done  chan struct{}    // and when it ends
+	peers map[string]*routed // by routing id; belongs to the goroutine that receives
+	count int                // of peers that are served or were not hung up on
+	end   chan struct{}      // closed when close begins
+	done  chan struct{}      // and when it ends
 	zap   *zmq.Ready
 }
 
@@ -84,8 +85,9 @@ func listenLibzmq(_ context.Context, a address, o *ListenOptions, serve func(lin
 			return fail(err)
 		}
 	}
-	r := &router{o: o, serve: serve, local: a.network == "unix", limit: libzmqBody, room: make(chan struct{}), end: make(chan struct{}), done: make(chan struct{}),
-		open: map[int]bool{}, byFD: map[int][]*peer{}, peers: map[string]*peer{}}
+	r := &router{o: o, serve: serve, local: a.network == "unix", limit: libzmqBody, room: make(chan struct{}), end: make(chan struct{}),
+		done: make(chan struct{}),
+		open: map[int]bool{}, silent: map[int]*newcomer{}, byFD: map[int][]*routed{}, peers: map[string]*routed{}}
 	var err error
 	if r.ctx, err = zmq.NewContext(ioThreads(), 16); err != nil {
 		return fail(err)
@@ -188,6 +190,9 @@ func (r *router) close() {
 	if r.mon != nil {
 		r.mon.Close()
 		r.mon = nil // a cut that comes too late must find no descriptor to believe in
+		for fd := range r.silent {
+			r.heard(fd)
+		}
 	}
 	r.events.Unlock()
 	r.ctx.Close()
@@ -199,17 +204,16 @@ func (r *router) close() {
 
 // run receives for all peers.
 func (r *router) run() {
-	batch := make([][]*part, 0, recvBatch)
+	var batch []*part // messages, one after the other
+	some := func() bool {
+		batch = r.receive(batch)
+		return len(batch) > 0
+	}
 	for {
 		batch = batch[:0]
-		err := r.ready.Wait(func() bool {
-			batch = r.receive(batch)
-			return len(batch) > 0
-		})
+		err := r.ready.Wait(some)
 		if err != nil && err != zmq.ErrWoken {
-			for _, m := range batch {
-				releaseAll(m)
-			}
+			releaseAll(batch)
 			return
 		}
 		select {
@@ -228,10 +232,13 @@ func (r *router) run() {
 			batch = r.receive(batch)
 			more = len(batch) > n
 		}
-		for i, m := range batch {
-			r.dispatch(m)
-			batch[i] = nil
+		for at, i := 0, 0; i < len(batch); i++ {
+			if !batch[i].More() {
+				r.dispatch(batch[at : i+1])
+				at = i + 1
+			}
 		}
+		clear(batch)
 		for _, p := range lost {
 			p.finish()
 			if r.peers[string(p.id)] == p {
@@ -244,26 +251,23 @@ func (r *router) run() {
 	}
 }
 
-// receive receives messages until there are none, or enough, and appends them to batch.
-func (r *router) receive(batch [][]*part) [][]*part {
+// receive receives messages until there are none, or enough, and appends their parts to batch.
+func (r *router) receive(batch []*part) []*part {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for range recvBatch {
-		var m []*part
-		for {
+		for at := len(batch); ; {
 			p := newPart()
 			if err := r.sock.Receive(&p.Message); err != nil {
 				parts.Put(p)
-				releaseAll(m)
+				releaseAll(batch[at:]) // none, but when the context ends
 				r.mayHaveRoom()
-				return batch
+				return batch[:at]
 			}
-			m = append(m, p)
-			if !p.More() {
+			if batch = append(batch, p); !p.More() {
 				break
 			}
 		}
-		batch = append(batch, m)
 	}
 	return batch
 }
@@ -322,17 +326,19 @@ func (r *router) dispatch(m []*part) {
 }
 
 // admit makes a peer of who sent m.
-func (r *router) admit(m []*part) *peer {
+func (r *router) admit(m []*part) *routed {
 	fd := -1
 	if len(m) > 1 {
 		fd = m[1].SourceFD()
 	}
-	p := &peer{r: r, id: bytes.Clone(m[0].Bytes()), fd: fd, signal: make(chan struct{}, 1), caughtUp: make(chan struct{}, 1), dead: make(chan struct{})}
+	p := &routed{r: r, id: bytes.Clone(m[0].Bytes()), fd: fd, signal: make(chan struct{}, 1), caughtUp: make(chan struct{}, 1),
+		dead: make(chan struct{})}
 	r.peers[string(p.id)] = p
 	r.events.Lock()
 	r.follow() // what happened to this descriptor before
 	switch {
 	case r.open[fd]:
+		r.heard(fd)
 		p.connected = true
 		r.byFD[fd] = append(r.byFD[fd], p)
 		p.name, p.local = peerName(fd) // the descriptor may be closed by now, and another's: then follow says so
@@ -408,8 +414,15 @@ func (r *router) follow() {
 		switch e.Kind {
 		case zmq.Accepted:
 			r.open[e.Value] = true
+			if r.o.StallTimeout > 0 {
+				n := &newcomer{fd: e.Value}
+				n.timer = time.AfterFunc(r.o.StallTimeout, func() { r.hurry(n) })
+				r.heard(e.Value)
+				r.silent[e.Value] = n
+			}
 		case zmq.Disconnected, zmq.Closed:
 			delete(r.open, e.Value)
+			r.heard(e.Value)
 			for _, p := range r.byFD[e.Value] {
 				p.connected = false
 				r.lost = append(r.lost, p)
@@ -423,8 +436,49 @@ func (r *router) follow() {
 	}
 }
 
+// newcomer is a connection over which no whole message has come: libzmq does not show it to us otherwise.
+type newcomer struct {
+	fd    int
+	timer *time.Timer
+	got   uint64 // bytes that it had sent when we looked last
+}
+
+// heard says that fd is no newcomer any more. The caller holds events.
+func (r *router) heard(fd int) {
+	if n := r.silent[fd]; n != nil {
+		n.timer.Stop()
+		delete(r.silent, fd)
+	}
+}
+
+// hurry hangs up on a newcomer who has sent nothing lately. Of a unix socket one cannot know.
+func (r *router) hurry(n *newcomer) {
+	r.events.Lock()
+	defer r.events.Unlock()
+	if r.mon == nil || r.local {
+		return
+	}
+	fd, err := unix.FcntlInt(uintptr(n.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if r.follow(); r.silent[n.fd] != n { // as in cut
+		return
+	}
+	if got, known := received(fd); !known || got != n.got {
+		n.got = got
+		n.timer.Reset(r.o.StallTimeout)
+		return
+	}
+	name, _ := peerName(fd)
+	r.o.Logger.Warn("zmq: a peer was hung up on", "peer", name, "error", fmt.Errorf("%w: nothing came or went for %v", transport.ErrUnavailable,
+		r.o.StallTimeout))
+	unix.Shutdown(fd, unix.SHUT_RDWR)
+}
+
 // cut ends the connection of a peer. libzmq notices that, and the monitor tells.
-func (r *router) cut(p *peer) {
+func (r *router) cut(p *routed) {
 	r.events.Lock()
 	defer r.events.Unlock()
 	if r.mon == nil {
@@ -447,8 +501,8 @@ func (r *router) cut(p *peer) {
 	}
 }
 
-// peer is a link over the router.
-type peer struct {
+// routed is a link over the router.
+type routed struct {
 	r         *router
 	id        []byte
 	name      string
@@ -464,7 +518,7 @@ type peer struct {
 	writing sync.Mutex // one message at a time
 
 	mu          sync.Mutex
-	queue       []*part
+	queue, room []*part
 	bytes       int
 	ended       bool // nothing will come any more
 	interrupted bool
@@ -483,13 +537,16 @@ func notify(c chan struct{}) {
 }
 
 // push appends a message. It takes m, unless it returns false.
-func (p *peer) push(m []*part) bool {
+func (p *routed) push(m []*part) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.ended {
 		return false
 	}
 	p.queue = append(p.queue, m...)
+	if len(p.queue) == len(m) && cap(p.queue) <= 64 {
+		p.room = p.queue // from its start, for when it is empty again
+	}
 	for _, part := range m {
 		p.bytes += len(part.Bytes())
 	}
@@ -497,14 +554,14 @@ func (p *peer) push(m []*part) bool {
 	return true
 }
 
-func (p *peer) backlog() int {
+func (p *routed) backlog() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.bytes
 }
 
 // finish says that the connection has ended. What came before can be read.
-func (p *peer) finish() {
+func (p *routed) finish() {
 	p.mu.Lock()
 	if !p.ended && !p.closed {
 		close(p.dead)
@@ -518,7 +575,7 @@ func (p *peer) finish() {
 }
 
 // next implements link.
-func (p *peer) next() (int64, bool, error) {
+func (p *routed) next() (int64, bool, error) {
 	p.reading.Lock()
 	defer p.reading.Unlock()
 	p.drop()
@@ -532,7 +589,7 @@ func (p *peer) next() (int64, bool, error) {
 			part := p.queue[0]
 			p.queue[0] = nil
 			if p.queue = p.queue[1:]; len(p.queue) == 0 {
-				p.queue = nil
+				p.queue = p.room[:0]
 			}
 			n := len(part.Bytes())
 			full := p.bytes > recvQueue
@@ -556,20 +613,20 @@ func (p *peer) next() (int64, bool, error) {
 }
 
 // read implements link.
-func (p *peer) read(dst []byte) (int, error) {
+func (p *routed) read(dst []byte) (int, error) {
 	p.reading.Lock()
 	defer p.reading.Unlock()
 	return p.incoming.read(dst)
 }
 
 // take implements link.
-func (p *peer) take() (*transport.Buffer, bool) {
+func (p *routed) take() (*transport.Buffer, bool) {
 	p.reading.Lock()
 	defer p.reading.Unlock()
 	return p.incoming.take()
 }
 
-func (p *peer) broken(err error) error {
+func (p *routed) broken(err error) error {
 	if err == nil {
 		err = net.ErrClosed
 	}
@@ -577,7 +634,7 @@ func (p *peer) broken(err error) error {
 }
 
 // send implements link.
-func (p *peer) send(first, meta []byte, body transport.Slices, cut int) error {
+func (p *routed) send(first, meta []byte, body transport.Slices, cut int) error {
 	p.writing.Lock()
 	defer p.writing.Unlock()
 	r := p.r
@@ -631,19 +688,19 @@ func (p *peer) send(first, meta []byte, body transport.Slices, cut int) error {
 }
 
 // interrupt implements link.
-func (p *peer) interrupt() {
+func (p *routed) interrupt() {
 	p.mu.Lock()
 	p.interrupted = true
 	p.mu.Unlock()
 	notify(p.signal)
 }
 
-func (p *peer) trusted() bool  { return p.local }
-func (p *peer) remote() string { return p.name }
-func (p *peer) maxBody() int   { return p.r.limit }
+func (p *routed) trusted() bool  { return p.local }
+func (p *routed) remote() string { return p.name }
+func (p *routed) maxBody() int   { return p.r.limit }
 
 // close implements link.
-func (p *peer) close() {
+func (p *routed) close() {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()

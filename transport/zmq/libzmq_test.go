@@ -12,11 +12,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/proxyplane/proxyplane/cgo/zmq"
 	"github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/native"
 )
+
+// Under the tag the whole suite runs over libzmq, but for what says listenPure or connectPure.
+func init() { defaultListen, defaultConnect = listenLibzmq, connectLibzmq }
 
 // cCheck fails the test if, at its end, anything is left in C. It comes before leakCheck.
 func cCheck(t testing.TB) {
@@ -500,4 +504,38 @@ func TestLinkRefused(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestLinkSilent: who connects and sends nothing, or not all of a message, is hung up on.
+func TestLinkSilent(t *testing.T) {
+	cCheck(t)
+	leakCheck(t)
+	var l logs
+	lo := ListenOptions{}
+	lo.StallTimeout, lo.Logger = 20*time.Millisecond, l.logger()
+	o, err := lo.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	acc, err := listenLibzmq(testContext(t), address{"tcp", "127.0.0.1:0"}, o, echoLink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer acc.close()
+	a, _ := parseAddress(acc.address())
+	do, _ := DialOptions{}.complete()
+	for _, sent := range []string{"", "\x01\x00\x00\x7fhalf"} {
+		c, err := connectPure(testContext(t), a, do, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.(*wire).nc.Write([]byte(sent))
+		if _, _, err := c.next(); err != io.EOF && !errors.Is(err, transport.ErrUnavailable) {
+			t.Errorf("after %q: %v", sent, err)
+		}
+		c.close()
+	}
+	if !strings.Contains(l.String(), "nothing came or went") {
+		t.Error(l.String())
+	}
 }

@@ -2,6 +2,7 @@ package zmq
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/proxyplane/proxyplane/transport"
 )
@@ -74,3 +75,18 @@ type listenFunc func(ctx context.Context, a address, o *ListenOptions, serve fun
 // connectFunc connects as a DEALER. o is complete. If hello is not nil, a message leaves first, as early as the
 // mechanism allows: an empty part, as REQ sockets send it, and hello's small parts.
 type connectFunc func(ctx context.Context, a address, o *DialOptions, hello [][]byte) (link, error)
+
+// The forms of a link. Tests replace the defaults.
+var (
+	defaultListen  listenFunc  = listenPure
+	defaultConnect connectFunc = connectPure
+
+	libzmqListen  listenFunc  // nil without build tag zmq
+	libzmqConnect connectFunc // likewise
+)
+
+var errNoLibzmq = fmt.Errorf("%w: option libzmq; build with CGO_ENABLED=1 -tags zmq and libzmq3-dev (zeromq-devel), or drop the option: the same wire is spoken without",
+	transport.ErrNotBuilt)
+
+// HasLibzmq reports whether this program has libzmq, for the options Libzmq.
+func HasLibzmq() bool { return libzmqListen != nil }

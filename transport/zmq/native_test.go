@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/native"
@@ -399,5 +400,47 @@ func TestDialFails(t *testing.T) {
 	}
 	if _, err := Dial(cancelled, addr, DialOptions{}); err != context.Canceled {
 		t.Errorf("cancelled before: %v", err)
+	}
+}
+
+// TestStall: a Python client that stops in the middle of a request, or does not take its answer, is hung up on; so is one that asks for nothing, if
+// that is wanted.
+func TestStall(t *testing.T) {
+	leakCheck(t)
+	for name, in := range map[string][]byte{
+		"sending":   append([]byte{1, 0}, frameBytes(1, make([]byte, 5000))[:4000]...),
+		"receiving": message(nil, []byte("give me much")),
+		"idle":      nil,
+		"hello":     message(ping, nil)[:3],
+	} {
+		t.Run(name, func(t *testing.T) {
+			var l logs
+			o := ListenOptions{Python: func(_ context.Context, req *transport.Buffer) (transport.Slices, func(), error) {
+				req.Release()
+				big := make([]byte, 3<<20)
+				return transport.Slices{big, big, big}, nil, nil
+			}}
+			o.StallTimeout, o.Logger = 30*time.Millisecond, l.logger()
+			o.listen = listenPure // libzmq says nothing of what is not whole
+			if name == "idle" {
+				o.IdleTimeout = o.StallTimeout
+			}
+			s := serve(t, "tcp://127.0.0.1:0", o)
+			nc, err := net.Dial("tcp", strings.TrimPrefix(s.Addr(), "tcp://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			nc.(*net.TCPConn).SetReadBuffer(4096)
+			if _, err := nc.Write(append(clientHandshake("REQ"), in...)); err != nil {
+				t.Fatal(err)
+			}
+			for ctx := testContext(t); !strings.Contains(l.String(), "nothing came or went"); {
+				if ctx.Err() != nil {
+					t.Fatal("it was not hung up on")
+				}
+				time.Sleep(time.Millisecond) // there is no other word of it
+			}
+		})
 	}
 }

@@ -17,9 +17,11 @@ const (
 	DefaultMaxMessage       = 8 << 30
 	DefaultMaxConnections   = 4096
 	DefaultHandshakeTimeout = 10 * time.Second
+	DefaultStallTimeout     = 30 * time.Second
 )
 
-// ListenOptions of a server. The zero value listens on loopback and refuses Python peers.
+// ListenOptions of a server. The zero value listens on loopback and refuses Python peers. IdleTimeout and StallTimeout hold for Python's clients as
+// for native ones: 4 MiB must pass within a StallTimeout, or the end of a message.
 type ListenOptions struct {
 	native.ServerOptions
 
@@ -44,7 +46,10 @@ type ListenOptions struct {
 	// MaxConnections is how many peers are served at once; more are hung up on. 0 is DefaultMaxConnections.
 	MaxConnections int
 
-	listen listenFunc // nil is the build's default
+	// Libzmq serves by libzmq's sockets, which costs a hand-over to its threads for each message. It needs build tag zmq; see the package comment.
+	Libzmq bool
+
+	listen listenFunc // set by tests
 }
 
 // complete returns a copy with defaults filled in.
@@ -56,8 +61,15 @@ func (o ListenOptions) complete() (*ListenOptions, error) {
 	o.MaxMessage = orDefault(o.MaxMessage, DefaultMaxMessage)
 	o.MaxConnections = orDefault(o.MaxConnections, DefaultMaxConnections)
 	o.HandshakeTimeout = orDefault(o.HandshakeTimeout, DefaultHandshakeTimeout)
-	if o.listen == nil {
+	o.StallTimeout = orDefault(o.StallTimeout, DefaultStallTimeout)
+	switch {
+	case o.listen != nil:
+	case !o.Libzmq:
 		o.listen = defaultListen
+	case libzmqListen != nil:
+		o.listen = libzmqListen
+	default:
+		return nil, errNoLibzmq
 	}
 	if o.Curve != nil {
 		if err := o.Curve.check(); err != nil {
@@ -83,15 +95,24 @@ type DialOptions struct {
 	// MaxMessage is the longest answer of a Python server, in bytes. 0 is DefaultMaxMessage.
 	MaxMessage int64
 
-	connect connectFunc // nil is the build's default
+	// Libzmq connects by libzmq's sockets. It needs build tag zmq.
+	Libzmq bool
+
+	connect connectFunc // set by tests
 }
 
 func (o DialOptions) complete() (*DialOptions, error) {
 	o.ChunkLength = orDefault(o.ChunkLength, DefaultChunkLength)
 	o.MaxMessage = orDefault(o.MaxMessage, DefaultMaxMessage)
 	o.HandshakeTimeout = orDefault(o.HandshakeTimeout, DefaultHandshakeTimeout)
-	if o.connect == nil {
+	switch {
+	case o.connect != nil:
+	case !o.Libzmq:
 		o.connect = defaultConnect
+	case libzmqConnect != nil:
+		o.connect = libzmqConnect
+	default:
+		return nil, errNoLibzmq
 	}
 	if o.ChunkLength < 0 || o.MaxMessage < 0 || o.HandshakeTimeout < 0 {
 		return nil, errors.New("zmq: DialOptions: lengths and times must not be negative")

@@ -145,11 +145,23 @@ var errDrained = fmt.Errorf("%w: the server is shutting down", transport.ErrUnav
 
 // talk finds out who the peer is, and serves it.
 func (s *Server) talk(l link) error {
-	p := python{s: s, l: l, in: collector{max: s.o.MaxMessage, pool: transport.DefaultPool, last: &s.last}}
+	p := python{s: s, l: l, in: collector{max: s.o.MaxMessage, pool: transport.DefaultPool, last: &s.last}, guard: guard{l: l}}
+	p.in.progress = func() { p.guard.arm(s.o.StallTimeout) }
 	defer p.in.drop()
+	defer p.guard.stop()
+	err := s.converse(l, &p)
+	if late := p.guard.fired.Load(); late != 0 && err != nil {
+		err = fmt.Errorf("zmq: %s: %w: nothing came or went for %v", l.remote(), transport.ErrUnavailable, time.Duration(late))
+	}
+	return err
+}
+
+func (s *Server) converse(l link, p *python) error {
 	known := false // the peer has said hello
 	for {
+		p.guard.arm(s.o.IdleTimeout)
 		n, more, err := s.next(l)
+		p.guard.arm(s.o.StallTimeout)
 		switch {
 		case err != nil:
 			return err
@@ -157,6 +169,7 @@ func (s *Server) talk(l link) error {
 			err = p.one()
 		case known:
 			s.engaged(l)
+			p.guard.stop()
 			return s.engine.ServeCarrier(s.ctx, newCarrier(l, true, n, more))
 		default:
 			err = s.hello(l, n, more)
@@ -227,6 +240,37 @@ type python struct {
 	l     link
 	in    collector
 	hello bool // it was a client of ours that asked who we are
+	guard guard
+}
+
+// guard closes a link on which there is no progress. It belongs to one goroutine, which arms it again and again.
+type guard struct {
+	l     link
+	t     *time.Timer
+	fired atomic.Int64 // the time that ran out
+	d     atomic.Int64
+}
+
+// arm allows so much time until it is armed or stopped again. None, or a negative one, is any.
+func (g *guard) arm(d time.Duration) {
+	g.d.Store(int64(d))
+	switch {
+	case d <= 0:
+		g.stop()
+	case g.t == nil:
+		g.t = time.AfterFunc(d, func() {
+			g.fired.Store(g.d.Load())
+			g.l.close()
+		})
+	default:
+		g.t.Reset(d)
+	}
+}
+
+func (g *guard) stop() {
+	if g.t != nil {
+		g.t.Stop()
+	}
 }
 
 // one reads and answers a message whose delimiter was read.
@@ -275,6 +319,7 @@ func (p *python) one() error {
 
 // answer takes req.
 func (p *python) answer(req *transport.Buffer) error {
+	p.guard.stop()
 	reply, release, err := p.s.o.Python(p.s.ctx, req)
 	if release != nil {
 		defer release()
@@ -282,6 +327,7 @@ func (p *python) answer(req *transport.Buffer) error {
 	if err != nil {
 		return fmt.Errorf("zmq: a request of a Python client: %w", err)
 	}
+	p.guard.arm(p.s.o.StallTimeout * time.Duration(1+reply.Len()/stride))
 	return p.l.send(nil, nil, reply, p.s.o.ChunkLength)
 }
 

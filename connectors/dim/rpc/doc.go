@@ -1,5 +1,5 @@
-// Package rpc is the request and response that ProxyStore's distributed in-memory connectors (zmq, ucx, margo) exchange with their servers: two Python
-// dataclasses, pickled. It has both ends: a [objects.Handler] that serves Python's clients from a Store, and a [objects.Client] for Python's servers.
+// Package rpc is the request and response that ProxyStore's distributed in-memory connectors (zmq, ucx, margo) exchange with their servers: two
+// Python dataclasses, pickled. It has both ends: a [objects.Handler] that serves Python's clients from a Store, and a [objects.Client] for Python's servers.
 //
 // # Sources
 //

@@ -16,17 +16,20 @@ type HandlerOptions struct {
 	Logger *slog.Logger       // hears of requests that make no sense; default: nobody
 }
 
-// NewHandler returns the Handler that answers ProxyStore's pickled RPCs from the Store, as Python's own servers do. An operation that fails is answered
-// with a built-in Python exception whose text says why: MemoryError where the Store is full, OverflowError where the object is too large for it,
+// NewHandler returns the Handler that answers ProxyStore's pickled RPCs from the Store, as Python's own servers do. An operation that fails is
+// answered with a built-in Python exception whose text says why: MemoryError where the Store is full, OverflowError where the object is too large for it,
 // ValueError, TypeError, ConnectionError.
 //
-// The Handler returns an error, and no reply, only for messages that are no pickle at all.
+// The Handler returns an error, and no reply, only for messages that are no pickle at all, but "ping", which it answers with "pong".
 func NewHandler(store objects.Store, o HandlerOptions) objects.Handler {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return func(ctx context.Context, req *transport.Buffer) (transport.Slices, func(), error) {
 		defer req.Release()
+		if string(req.Bytes()) == "ping" { // before anything else Python's clients ask whether somebody is there
+			return transport.Slices{[]byte("pong")}, nil, nil
+		}
 		r, err := DecodeRequest(req)
 		defer r.Release()
 		if errors.Is(err, errTag) {

@@ -22,7 +22,8 @@ const (
 	OpPut    = "put"
 )
 
-// models is where the classes are. Before proxystore-ex they were part of ProxyStore, under the second name; a response names the same as its request.
+// models is where the classes are. Before proxystore-ex they were part of ProxyStore, under the second name; a response names the same as its
+// request.
 const (
 	models    = "proxystore_ex.connectors.dim.models"
 	oldModels = "proxystore.connectors.dim.models"

@@ -511,7 +511,7 @@ func TestClientErrors(t *testing.T) {
 		if b, err := c.Get(ctx, "a", 0, -1, -1); !errors.Is(err, transport.ErrCorrupt) || b != nil {
 			t.Errorf("%s: %v, %v", name, b, err)
 		}
-		if err := c.Ping(ctx); name != "no pickle" && !errors.Is(err, transport.ErrCorrupt) {
+		if err := c.Ping(ctx); name != "no pickle" && !strings.HasPrefix(name, "another") && !errors.Is(err, transport.ErrCorrupt) { // those leave a pong alone
 			t.Errorf("%s: ping: %v", name, err)
 		}
 	}

@@ -1,0 +1,5 @@
+//go:build cgo && zmq
+
+package interop
+
+func init() { tags = append(tags, "zmq") }
