@@ -19,6 +19,9 @@ test: ## install what is missing, then build, lint and test everything: what CI 
 check: ## the tests that need nothing but Go, and the interop tests if the Python environments are there
 	CGO_ENABLED=0 $(GO) test ./...
 
+tags: ## build with each tag and with all (needs gcc, libzmq3-dev, libucx-dev)
+	CGO_ENABLED=1 $(GO) build -tags zmq ./... && CGO_ENABLED=1 $(GO) build -tags ucx ./... && CGO_ENABLED=1 $(GO) build -tags zmq,ucx ./...
+
 race: ## all tests under the race detector
 	$(GO) test -race ./...
 

@@ -438,7 +438,8 @@ static ucs_status_t on_am(void *arg, const void *header, size_t header_len, void
 
 ucs_status_t pxu_am_handler(pxu_worker *w, unsigned id) {
 	ucp_am_handler_param_t p = {
-		.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG | UCP_AM_HANDLER_PARAM_FIELD_FLAGS,
+		.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG |
+			      UCP_AM_HANDLER_PARAM_FIELD_FLAGS,
 		.id = id,
 		.flags = UCP_AM_FLAG_WHOLE_MSG,
 		.cb = on_am,
@@ -447,7 +448,8 @@ ucs_status_t pxu_am_handler(pxu_worker *w, unsigned id) {
 	return ucp_worker_set_am_recv_handler(w->worker, &p);
 }
 
-pxu_result pxu_am_send(pxu_worker *w, pxu_ep *e, unsigned id, const void *header, size_t header_len, const void *data, size_t n, unsigned flags, uint64_t token) {
+pxu_result pxu_am_send(pxu_worker *w, pxu_ep *e, unsigned id, const void *header, size_t header_len, const void *data, size_t n,
+		       unsigned flags, uint64_t token) {
 	ucp_request_param_t p = {
 		.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE,
 		.flags = flags,

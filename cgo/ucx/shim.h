@@ -83,7 +83,8 @@ pxu_result pxu_ep_close(pxu_worker *w, pxu_ep *e, int force, uint64_t token);
 pxu_result pxu_ep_flush(pxu_worker *w, pxu_ep *e, uint64_t token);
 pxu_result pxu_worker_flush(pxu_worker *w, uint64_t token);
 
-pxu_result pxu_am_send(pxu_worker *w, pxu_ep *e, unsigned id, const void *header, size_t header_len, const void *data, size_t n, unsigned flags, uint64_t token);
+pxu_result pxu_am_send(pxu_worker *w, pxu_ep *e, unsigned id, const void *header, size_t header_len, const void *data, size_t n,
+		       unsigned flags, uint64_t token);
 pxu_result pxu_am_recv(pxu_worker *w, void *desc, void *dst, size_t n, uint64_t token);
 void pxu_am_release(pxu_worker *w, void *desc);
 void pxu_am_free(pxu_worker *w, void *data);

@@ -302,8 +302,8 @@ func (w *Worker) Flush(token uint64) (Result, error) {
 	return result(C.pxu_worker_flush(w.w, C.uint64_t(token)))
 }
 
-// Cancel asks an operation that is under way to end; its Event still comes, with ErrCanceled or as if nothing had happened. Only receives, and what has not
-// begun to be sent, can be canceled; anything else ends by itself or with its endpoint.
+// Cancel asks an operation that is under way to end; its Event still comes, with ErrCanceled or as if nothing had happened. Only receives by tag, and
+// what has not begun to be sent, can be canceled; anything else ends by itself or with its endpoint.
 //
 // Implements: void ucp_request_cancel(ucp_worker_h worker, void *request)
 func (w *Worker) Cancel(r Result) {

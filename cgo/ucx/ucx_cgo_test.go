@@ -472,7 +472,8 @@ func TestIPv6(t *testing.T) {
 		t.Logf("without the program ip there is no more to test: %v", err)
 		return
 	}
-	cmd := exec.Command("/bin/sh", "-c", ip+" link set lo up && "+ip+" addr add fd00:1::1/128 dev lo nodad && exec "+os.Args[0]+" -test.run '^TestIPv6$' -test.v")
+	cmd := exec.Command("/bin/sh", "-c",
+		ip+" link set lo up && "+ip+" addr add fd00:1::1/128 dev lo nodad && exec "+os.Args[0]+" -test.run '^TestIPv6$' -test.v")
 	cmd.Env = append(os.Environ(), "PROXYPLANE_UCX_IPV6=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWNET | syscall.CLONE_NEWUSER,

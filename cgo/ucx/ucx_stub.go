@@ -62,8 +62,8 @@ func (w *Worker) Address() ([]byte, error) { return nil, ErrNotBuilt }
 // Flush waits, by its Event, for all that was sent before.
 func (w *Worker) Flush(token uint64) (Result, error) { return Result{Done: true}, ErrNotBuilt }
 
-// Cancel asks an operation that is under way to end; its Event still comes, with ErrCanceled or as if nothing had happened. Only receives, and what has not
-// begun to be sent, can be canceled; anything else ends by itself or with its endpoint.
+// Cancel asks an operation that is under way to end; its Event still comes, with ErrCanceled or as if nothing had happened. Only receives by tag, and
+// what has not begun to be sent, can be canceled; anything else ends by itself or with its endpoint.
 func (w *Worker) Cancel(r Result) {}
 
 // Pending returns how many operations are under way.

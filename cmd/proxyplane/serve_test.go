@@ -18,6 +18,7 @@ import (
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/connectors/all"
 	"github.com/proxyplane/proxyplane/transport"
+	"github.com/proxyplane/proxyplane/transport/zmq"
 )
 
 // running is a server that runs.
@@ -296,9 +297,15 @@ func TestServeUsage(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(e.dir, "made")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the CURVE key: %v, %v", info, err)
 	}
-	_, public, _ := strings.Cut(s.log.String(), "public_key=")
-	public, _, _ = strings.Cut(public, "\n")
-	e.ok("", "ping", "--transport", "zmq", "--curve-server-key", strings.Trim(public, `"`), s.listen[0].Address)
+	text, err := os.ReadFile(filepath.Join(e.dir, "made"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := zmq.ParseCurveKey(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.ok("", "ping", "--transport", "zmq", "--curve-server-key", secret.Public().Z85(), s.listen[0].Address)
 	r := e.run("", "serve", "--transport", "zmq", "--listen", s.listen[0].Address)
 	if r.code != exitUnavailable || !strings.Contains(r.err, "is taken") {
 		t.Errorf("an address that is taken: %+v", r)

@@ -799,10 +799,12 @@ func (c *Client) end() error {
 			in.err = unpack(h, in.body, in.packed)
 		}
 	}
-	k.got += n
 	last := h.Flags&FlagLast != 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.err == nil { // after Close, k's owner may look at it, and give it back
+		k.got += n
+	}
 	if in.err == nil && !k.abandoned && c.err == nil {
 		c.deliver(k, int(n))
 	}
