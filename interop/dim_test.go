@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -23,6 +22,7 @@ import (
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/internal/testenv"
 	"github.com/proxyplane/proxyplane/transport"
+	"github.com/proxyplane/proxyplane/transport/zmq"
 )
 
 // dimKind is one of proxystore_ex's distributed in-memory connectors.
@@ -41,6 +41,7 @@ type dimServer struct {
 	kind dimKind
 	name string // embedded, serve, python
 	port int
+	lib  bool // ours, both server and client, speak by libzmq
 }
 
 func (s dimServer) spec(more ...m) m {
@@ -57,6 +58,9 @@ func (s dimServer) config(more ...m) connectors.Config {
 	options := map[string]any{"address": "127.0.0.1", "interface": nil, "port": int64(s.port), "timeout": 30.0}
 	if s.kind.name == "zmq" {
 		options["chunk_length"] = nil
+	}
+	if s.lib {
+		options["libzmq"] = true
 	}
 	for _, o := range more {
 		for k, v := range o {
@@ -78,9 +82,9 @@ func freePort(t testing.TB) int {
 }
 
 // embedded is a server that our connector starts in this process, and keeps while the test runs.
-func embedded(t *testing.T, kind dimKind) dimServer {
+func embedded(t *testing.T, kind dimKind, lib bool) dimServer {
 	t.Helper()
-	s := dimServer{kind, "embedded", freePort(t)}
+	s := dimServer{kind, "embedded", freePort(t), lib}
 	st, err := proxyplane.Open(t.Context(), proxyplane.NewConfig("", s.config(m{"timeout": 0.2})), proxyplane.WithStores(proxyplane.NewStores()))
 	if err != nil {
 		t.Fatal(err)
@@ -94,59 +98,36 @@ func embedded(t *testing.T, kind dimKind) dimServer {
 }
 
 // served is our binary's server.
-func served(t *testing.T, kind dimKind) dimServer {
+func served(t *testing.T, kind dimKind, lib bool) dimServer {
 	t.Helper()
-	s := dimServer{kind, "serve", freePort(t)}
-	cmd := exec.Command(binary(t), "serve", "--transport", kind.name, "--listen", fmt.Sprintf("127.0.0.1:%d", s.port))
-	out, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
+	s := dimServer{kind, "serve", freePort(t), lib}
+	cmd := exec.Command(binary(t), "serve", "--transport", kind.name, "--listen", fmt.Sprintf("127.0.0.1:%d", s.port), fmt.Sprintf("--libzmq=%v", lib))
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	// What it says while it starts names the address; which of the two outputs that is on is for the command line's own tests.
-	said := make(chan string)
-	for _, r := range []io.Reader{out, stdout} {
-		go func() {
-			for lines := bufio.NewScanner(r); lines.Scan(); {
-				said <- lines.Text()
-			}
-			said <- ""
-		}()
-	}
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		cmd.Process.Signal(os.Interrupt)
 		cmd.Wait()
 	})
+	t.Cleanup(stop)
 	defer time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() }).Stop()
-	var all []string
-	for ended := 0; ended < 2; {
-		line := <-said
-		if strings.Contains(line, fmt.Sprint(":", s.port)) {
-			go func() { // nobody else reads it
-				for ; ended < 2; <-said {
-					ended++
-				}
-			}()
-			return s
-		}
-		if all = append(all, line); line == "" {
-			ended++
-		}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.HasPrefix(line, "ready "+kind.name+" ") {
+		stop()
+		t.Fatalf("proxyplane serve: %q, %v\n%s", line, err, &log)
 	}
-	t.Fatalf("proxyplane serve ended: %s", strings.Join(all, "\n"))
 	return s
 }
 
 // python is Python's own server.
 func python(t *testing.T, kind dimKind) dimServer {
 	t.Helper()
-	s := dimServer{kind, "python", freePort(t)}
+	s := dimServer{kind, "python", freePort(t), false}
 	stop := startPythonServer(t, s)
 	t.Cleanup(stop)
 	return s
@@ -182,13 +163,19 @@ func startPythonServer(t *testing.T, s dimServer) (stop func()) {
 func eachServer(t *testing.T, kind dimKind, f func(t *testing.T, w *worker, s dimServer)) {
 	t.Helper()
 	w := workerOf(t, kind)
-	makers := map[string]func(*testing.T, dimKind) dimServer{"python": python}
-	if kind.ours {
-		makers["embedded"], makers["serve"] = embedded, served
+	t.Run("server=python", func(t *testing.T) { f(t, w, python(t, kind)) })
+	if kind.name == "zmq" && zmq.HasLibzmq() {
+		t.Run("server=python,libzmq", func(t *testing.T) {
+			s := python(t, kind)
+			s.lib = true
+			f(t, w, s)
+		})
 	}
-	for _, name := range []string{"python", "embedded", "serve"} {
-		if start := makers[name]; start != nil {
-			t.Run("server="+name, func(t *testing.T) { f(t, w, start(t, kind)) })
+	for _, lib := range []bool{false, true} {
+		if kind.ours && (!lib || kind.name == "zmq" && zmq.HasLibzmq()) {
+			form := map[bool]string{true: ",libzmq"}[lib]
+			t.Run("server=embedded"+form, func(t *testing.T) { f(t, w, embedded(t, kind, lib)) })
+			t.Run("server=serve"+form, func(t *testing.T) { f(t, w, served(t, kind, lib)) })
 		}
 	}
 }
@@ -465,7 +452,7 @@ func testDIMKilledClients(t *testing.T, kind dimKind) {
 
 // testDIMServerRestart kills Python's server under our connector, which says so, and goes on with the next one.
 func testDIMServerRestart(t *testing.T, kind dimKind) {
-	s := dimServer{kind, "python", freePort(t)}
+	s := dimServer{kind, "python", freePort(t), false}
 	stop := startPythonServer(t, s)
 	defer stop()
 	c := openConnector(t, s)
@@ -549,7 +536,7 @@ func TestZeroMQPolicy(t *testing.T)        { testDIMPolicy(t, zmqKind) }
 // TestZeroMQGarbage: messages of a real libzmq peer that are no RPC. Who sends them is told so, or hung up on; nobody else notices.
 func TestZeroMQGarbage(t *testing.T) {
 	w := workerOf(t, zmqKind)
-	s := embedded(t, zmqKind)
+	s := embedded(t, zmqKind, false)
 	c := openConnector(t, s)
 	encode := func(frames ...string) []any {
 		var all []any

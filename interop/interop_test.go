@@ -72,7 +72,7 @@ func sides(t *testing.T) []side {
 func dimSides(t *testing.T) []side {
 	t.Helper()
 	var all []side
-	for _, server := range []dimServer{embedded(t, zmqKind), python(t, zmqKind)} {
+	for _, server := range []dimServer{embedded(t, zmqKind, false), python(t, zmqKind)} {
 		n := strconv.FormatInt(serial.Add(1), 10)
 		all = append(all, side{"zmq-" + server.name, "zmq" + n, server.spec(), server.config(), true})
 	}

@@ -20,6 +20,13 @@
 // It does not see the system calls of the Go runtime: after an operation on Go memory, call [Forget] before that memory can be freed, or a later
 // transfer may go to pages that are no longer there. With devices that register nothing (TCP, shared memory) that costs next to nothing.
 //
+// # Several workers
+//
+// UCX (1.13, and as far as we know every other version) may abort a process in which one [Worker] closes a connection while another gets one: an event
+// that the first has missed is found by its descriptor's number only, which may be the second's by then (assertion in ucs_async_poll_missed). This
+// package keeps such events from being stored, by a definition of libucs's function for that (guard.c says why none is lost). It takes effect in
+// programs, and not in Go plugins and shared libraries: [Guarded] tells. Where it does not, have one Worker in the process.
+//
 // # Accounting
 //
 // [Live] counts what is open, by purpose. After Close of the last Context it is zero.

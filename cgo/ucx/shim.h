@@ -105,6 +105,9 @@ ucs_status_t pxu_mem_map(ucp_context_h ctx, void *addr, size_t n, ucp_mem_h *out
 // pxu_forget tells libucp's registration caches that the memory may get other pages: they only see calls of the C library.
 void pxu_forget(void *addr, size_t n);
 
+// pxu_guarded says whether the definition in guard.c is the one that libucs uses.
+int pxu_guarded(void);
+
 // What a printing function of libucp writes, as a string to free; NULL without memory.
 char *pxu_config_text(const ucp_config_t *config);
 char *pxu_context_text(ucp_context_h ctx);

@@ -4,6 +4,7 @@ package ucx
 
 /*
 #cgo pkg-config: ucx
+#cgo LDFLAGS: -ldl
 #include <stdlib.h>
 #include "shim.h"
 
@@ -60,6 +61,9 @@ func Version() (loaded, built string) {
 	C.ucp_get_version(&major, &minor, &release)
 	return fmt.Sprintf("%d.%d.%d", major, minor, release), fmt.Sprintf("%d.%d", C.UCP_API_MAJOR, C.UCP_API_MINOR)
 }
+
+// Guarded reports whether this program is safe from an abort that libucs has in store for processes with several Workers; see package comment.
+func Guarded() bool { return C.pxu_guarded() != 0 }
 
 // checkVersion refuses a library older than the headers, whose structs it would not understand.
 func checkVersion(major, minor, wantMajor, wantMinor uint) error {

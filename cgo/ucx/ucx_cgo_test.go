@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -656,5 +657,24 @@ func TestHostileKeys(t *testing.T) {
 	}
 	if err := mem.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestGuard has libucs miss an event of a descriptor that another worker then gets. See guard.c.
+func TestGuard(t *testing.T) {
+	if !Guarded() {
+		t.Error("this program does not use the definition in guard.c")
+	}
+	cc := strings.Fields(os.Getenv("CC"))
+	if len(cc) == 0 {
+		cc = []string{"cc"}
+	}
+	program := filepath.Join(t.TempDir(), "clash")
+	args := append(cc[1:], "-o", program, "testdata/clash.c", "guard.c", "-lucs", "-ldl")
+	if out, err := exec.Command(cc[0], args...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if out, err := exec.Command(program).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

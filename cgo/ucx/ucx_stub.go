@@ -11,6 +11,9 @@ func statusText(Status) string { return "UCX is not built in" }
 // Version returns the version of the library that is loaded, and that of the headers it was built with.
 func Version() (loaded, built string) { return "", "" }
 
+// Guarded reports whether this program is safe from an abort that libucs has in store for processes with several Workers.
+func Guarded() bool { return true }
+
 // A Context is libucp's view of the host's devices, with one set of settings.
 type Context struct{ _ [0]func() }
 

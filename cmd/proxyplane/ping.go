@@ -21,7 +21,7 @@ import (
 
 func (a *app) pingCmd() *cobra.Command {
 	var transport, tokenFile, caFile, curveKey string
-	var secure bool
+	var secure, libzmq bool
 	var timeout time.Duration
 	var count int
 	cmd := &cobra.Command{
@@ -43,7 +43,7 @@ or, for zmq, of Python's ZeroMQConnector. Exit code 0 if it answers.`,
 				return err
 			}
 			var cfg *tls.Config
-			if secure || caFile != "" {
+			if secure || e.tls || caFile != "" {
 				cfg = &tls.Config{}
 				if caFile != "" {
 					pem, err := readBounded(caFile, 1<<20)
@@ -57,7 +57,7 @@ or, for zmq, of Python's ZeroMQConnector. Exit code 0 if it answers.`,
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			client, over, err := dialEndpoint(ctx, e, native.ClientOptions{Token: token}, cfg, curveKey)
+			client, over, err := dialEndpoint(ctx, e, native.ClientOptions{Token: token}, cfg, curveKey, libzmq)
 			if err != nil {
 				return pingError(e, err, timeout)
 			}
@@ -79,11 +79,12 @@ or, for zmq, of Python's ZeroMQConnector. Exit code 0 if it answers.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&transport, "transport", "tcp", "tcp, unix, zmq or ucx")
+	cmd.Flags().StringVar(&transport, "transport", "", "tcp (default), unix, zmq or ucx")
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file with the server's token")
 	cmd.Flags().BoolVar(&secure, "tls", false, "speak TLS")
 	cmd.Flags().StringVar(&caFile, "tls-ca", "", "PEM file with the authorities for the server's certificate (default: the system's)")
 	cmd.Flags().StringVar(&curveKey, "curve-server-key", "", "the server's public key for zmq, in Z85")
+	cmd.Flags().BoolVar(&libzmq, "libzmq", false, "speak zmq by libzmq, which needs build tag zmq")
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "give up after this long")
 	cmd.Flags().IntVar(&count, "count", 10, "round trips")
 	cmd.RegisterFlagCompletionFunc("transport", cobra.FixedCompletions(serveTransports, cobra.ShellCompDirectiveNoFileComp))
@@ -98,10 +99,10 @@ func pingError(e endpoint, err error, timeout time.Duration) error {
 }
 
 // dialEndpoint connects to a server, and says what the connection runs over.
-func dialEndpoint(ctx context.Context, e endpoint, o native.ClientOptions, secure *tls.Config, curveKey string) (objects.Client, string, error) {
+func dialEndpoint(ctx context.Context, e endpoint, o native.ClientOptions, secure *tls.Config, curveKey string, libzmq bool) (objects.Client, string, error) {
 	switch e.transport {
 	case "zmq":
-		zo := zmq.DialOptions{ClientOptions: o}
+		zo := zmq.DialOptions{ClientOptions: o, Libzmq: libzmq}
 		if curveKey != "" {
 			key, err := zmq.ParseCurveKey(curveKey)
 			if err != nil {

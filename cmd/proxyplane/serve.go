@@ -60,7 +60,7 @@ type serveFlags struct {
 	tlsCert, tlsKey, tlsClientCA       string
 	curveSecret                        string
 	curveClients                       []string
-	insecure                           bool
+	insecure, libzmq                   bool
 	metrics, logFormat, logLevel, hash string
 	compress                           string
 }
@@ -78,7 +78,7 @@ func (a *app) serveCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), &f) },
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.transports, "transport", nil, "tcp (default), unix, zmq or ucx (repeatable)")
+	fl.StringArrayVar(&f.transports, "transport", nil, "tcp (default), unix, zmq or ucx (repeatable; unix:// and tls:// addresses need none)")
 	fl.StringArrayVar(&f.listen, "listen", nil, "HOST:PORT, or the path of a unix socket; port 0 is one that the system picks (repeatable)")
 	fl.StringVar(&f.memory, "memory", "", "memory for objects, such as 4GiB (default: half of the machine's)")
 	fl.StringVar(&f.maxObject, "max-object", "", "length of the largest object (default: all of --memory)")
@@ -92,6 +92,7 @@ func (a *app) serveCmd() *cobra.Command {
 	fl.StringVar(&f.curveSecret, "curve-secret-file", "", "file with the server's secret key for zmq, in Z85; one that does not exist is made")
 	fl.StringArrayVar(&f.curveClients, "curve-client", nil, "public key of a client that may connect (repeatable; default: all who know the server's public key)")
 	fl.BoolVar(&f.insecure, "insecure", false, "let everybody in who can reach the address")
+	fl.BoolVar(&f.libzmq, "libzmq", false, "serve zmq by libzmq, which needs build tag zmq; the default is the same wire in Go, which is faster")
 	fl.StringVar(&f.metrics, "metrics-listen", "", "HOST:PORT for HTTP: /metrics for Prometheus, /healthz, /readyz")
 	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long calls under way may take after the first signal")
 	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "how long tcp and unix look for bytes before waiting; faster, and costs processors (50us is much)")
@@ -116,7 +117,10 @@ var (
 )
 
 // endpoint is one address to serve or to reach.
-type endpoint struct{ transport, addr string }
+type endpoint struct {
+	transport, addr string
+	tls             bool // said by the address
+}
 
 // endpoints pairs --transport with --listen.
 func (f *serveFlags) endpoints() ([]endpoint, error) {
@@ -128,7 +132,7 @@ func (f *serveFlags) endpoints() ([]endpoint, error) {
 	}
 	list := make([]endpoint, len(f.listen))
 	for i, addr := range f.listen {
-		transport := "tcp"
+		transport := ""
 		if len(f.transports) > 0 {
 			transport = f.transports[min(i, len(f.transports)-1)]
 		}
@@ -141,33 +145,51 @@ func (f *serveFlags) endpoints() ([]endpoint, error) {
 	return list, nil
 }
 
-// parseEndpoint checks an address as people write it.
+// parseEndpoint checks an address as people write it, or as a server says it. Without a transport it is that of the address, or tcp.
 func parseEndpoint(transport, addr string) (endpoint, error) {
+	scheme, rest, ok := strings.Cut(addr, "://")
+	if !ok {
+		scheme, rest = "", addr
+	}
+	secure := scheme == "tls"
+	if secure {
+		scheme = "tcp"
+	}
+	if transport == "" {
+		if transport = scheme; scheme == "" {
+			transport = "tcp"
+		}
+	}
 	if err := checkOneOf("--transport", transport, serveTransports); err != nil {
 		return endpoint{}, err
 	}
-	if scheme, rest, ok := strings.Cut(addr, "://"); ok {
-		if scheme != transport && !(transport == "zmq" && scheme == "tcp") {
-			return endpoint{}, fail(exitUsage, "address %s is not of transport %s", addr, transport)
-		}
-		addr = rest
+	if ok && scheme != transport && (secure || transport != "zmq" || scheme != "tcp") {
+		return endpoint{}, fail(exitUsage, "address %s is not of transport %s: correct --transport, or leave out %s", addr, transport, addr[:len(addr)-len(rest)])
 	}
 	if transport == "unix" {
-		path, err := filepath.Abs(addr)
-		if err != nil {
-			return endpoint{}, err
+		if rest == "" {
+			return endpoint{}, fail(exitUsage, "address %q: expected the path of a unix socket, such as /run/user/1000/objects.sock", addr)
 		}
-		return endpoint{transport, path}, nil
+		path, err := filepath.Abs(rest)
+		return endpoint{transport: transport, addr: path}, err
 	}
-	if strings.HasPrefix(addr, ":") {
-		addr = "127.0.0.1" + addr // never all interfaces because nothing was said
+	rest, err := hostPort(rest)
+	return endpoint{transport: transport, addr: rest, tls: secure}, err
+}
+
+// hostPort checks an address of the network. Without a host it is on loopback: never all interfaces because nothing was said.
+func hostPort(addr string) (string, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", fail(exitUsage, "address %q: expected HOST:PORT, such as 127.0.0.1:4100 or [::1]:4100", addr)
 	}
-	if _, port, err := net.SplitHostPort(addr); err != nil {
-		return endpoint{}, fail(exitUsage, "address %q: expected HOST:PORT, such as 127.0.0.1:4100", addr)
-	} else if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		return endpoint{}, fail(exitUsage, "address %q: the port must be from 0 to 65535", addr)
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return "", fail(exitUsage, "address %q: the port must be from 0 to 65535", addr)
 	}
-	return endpoint{transport, addr}, nil
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port), nil
 }
 
 // parseSize reads a number of bytes: 1048576, 64MiB, 1.5GiB, 2GB.
@@ -175,12 +197,13 @@ func parseSize(flag, text string) (int64, error) {
 	if text == "" {
 		return 0, nil
 	}
-	number := strings.TrimRight(text, "KMGTPiBkb ")
+	upper := strings.ToUpper(text)
+	number := strings.TrimRight(upper, "KMGTIB ")
 	units := map[string]float64{"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40,
 		"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-	unit, ok := units[strings.ToUpper(strings.TrimSpace(text[len(number):]))]
+	unit, ok := units[strings.TrimSpace(upper[len(number):])]
 	n, err := strconv.ParseFloat(number, 64)
-	if !ok || err != nil || !(n > 0 && n*unit < 1<<62) {
+	if !ok || err != nil || !(n*unit >= 1 && n*unit < 1<<62) {
 		return 0, fail(exitUsage, "%s %q: use a number of bytes such as 4GiB, 500MB or 1048576", flag, text)
 	}
 	return int64(n * unit), nil
@@ -200,6 +223,9 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	}
 	log, err := f.logger(a)
 	if err != nil {
+		return err
+	}
+	if err := f.check(list); err != nil {
 		return err
 	}
 	table, err := f.table(log)
@@ -298,6 +324,28 @@ func (f *serveFlags) logger(a *app) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(a.err, o)), nil
 }
 
+// check refuses flags that none of the addresses heeds: who sets them relies on what they protect.
+func (f *serveFlags) check(list []endpoint) error {
+	has := func(transport string) bool {
+		return slices.ContainsFunc(list, func(e endpoint) bool { return e.transport == transport })
+	}
+	switch {
+	case f.tlsCert+f.tlsKey+f.tlsClientCA != "" && !has("tcp"):
+		return fail(exitUsage, "--tls-cert, --tls-key and --tls-client-ca are for --transport tcp, and no address is of it")
+	case f.tlsCert == "" && slices.ContainsFunc(list, func(e endpoint) bool { return e.tls }):
+		return fail(exitUsage, "a tls:// address needs --tls-cert and --tls-key")
+	case (f.curveSecret != "" || len(f.curveClients) > 0 || f.libzmq) && !has("zmq"):
+		return fail(exitUsage, "--curve-secret-file, --curve-client and --libzmq are for --transport zmq, and no address is of it")
+	}
+	if f.metrics != "" {
+		var err error
+		if f.metrics, err = hostPort(f.metrics); err != nil {
+			return fail(exitUsage, "--metrics-listen: %w", err)
+		}
+	}
+	return nil
+}
+
 func (f *serveFlags) table(log *slog.Logger) (*objects.Table, error) {
 	o := objects.TableOptions{SpillDir: f.spillDir, TTL: f.ttl, Logger: log}
 	for _, size := range []struct {
@@ -317,7 +365,7 @@ func (f *serveFlags) table(log *slog.Logger) (*objects.Table, error) {
 	}
 	table, err := objects.NewTable(o)
 	if err != nil {
-		return nil, fail(exitIO, "--spill-dir: %w", err)
+		return nil, fail(exitIO, "--spill-dir: %w; name a directory that this user may write to", err)
 	}
 	return table, nil
 }
@@ -348,7 +396,7 @@ func (f *serveFlags) listener(log *slog.Logger) (func(context.Context, endpoint,
 	return func(ctx context.Context, e endpoint, table *objects.Table) (serving, error) {
 		switch e.transport {
 		case "zmq":
-			o := zmq.ListenOptions{ServerOptions: common, Curve: curve, Insecure: f.insecure,
+			o := zmq.ListenOptions{ServerOptions: common, Curve: curve, Insecure: f.insecure, Libzmq: f.libzmq,
 				Python: rpc.NewHandler(table, rpc.HandlerOptions{Put: objects.PutOptions{TTL: f.ttl}, Logger: log})}
 			s, err := zmq.Listen(ctx, "tcp://"+e.addr, table, o)
 			if err != nil {
@@ -392,6 +440,14 @@ func listenError(e endpoint, err error) error {
 	case dim.AddressInUse(err):
 		return fail(exitUnavailable, "%s %s is taken: another server runs there already (see: proxyplane ping --transport %s %s), or another program; "+
 			"take another port, or 0: %w", e.transport, e.addr, e.transport, e.addr, err)
+	case dim.AddressForeign(err):
+		return fail(exitUnavailable, "%s %s is no address of this machine (see: ip address); take one that is: %w", e.transport, e.addr, err)
+	case errors.As(err, new(*net.DNSError)):
+		return fail(exitUnavailable, "%s %s: %w; name an address of this machine", e.transport, e.addr, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fail(exitIO, "%s %s: %w; make the directory first", e.transport, e.addr, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fail(exitIO, "%s %s: %w; this user may not listen there: take a port from 1024 on, or a path in a directory of your own", e.transport, e.addr, err)
 	case errors.Is(err, connectors.ErrUnavailable), errors.Is(err, connectors.ErrConfig):
 		return err
 	}
@@ -492,7 +548,7 @@ func startMetrics(addr string, table *objects.Table, servers []serving, ready *a
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fail(exitUnavailable, "--metrics-listen %s: %w", addr, err)
+		return nil, fail(exitUnavailable, "--metrics-listen %s: %w; take another address or port", addr, err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -535,6 +591,7 @@ func writeMetrics(w *bufio.Writer, t objects.Stats, servers []serving) {
 		metric("proxyplane_server_"+name, kind, help)
 		fmt.Fprintf(w, "proxyplane_server_%s %d\n", name, v)
 	}
+	one("memory_limit_bytes", "gauge", "Bytes of memory that objects may take.", t.Limit)
 	one("objects", "gauge", "Objects stored, in memory and spilled.", t.Objects)
 	one("object_bytes", "gauge", "Bytes of objects in memory.", t.Bytes)
 	one("reserved_bytes", "gauge", "Bytes announced or taken by arriving objects.", t.Reserved)
@@ -542,7 +599,7 @@ func writeMetrics(w *bufio.Writer, t objects.Stats, servers []serving) {
 	one("idle_bytes", "gauge", "Bytes of memory kept for the next objects.", t.Idle)
 	one("spilled_objects", "gauge", "Objects on disk.", t.Spilled)
 	one("spilled_bytes", "gauge", "Bytes of objects on disk.", t.SpilledSize)
-	one("waiting", "gauge", "Calls that wait for an object now.", t.Waiting)
+	one("waiting_calls", "gauge", "Calls that wait for an object now.", t.Waiting)
 	one("puts_total", "counter", "Objects stored.", t.Puts)
 	one("hits_total", "counter", "Gets that found their object.", t.Hits)
 	one("misses_total", "counter", "Gets that did not.", t.Misses)

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/connectors/all"
 	"github.com/proxyplane/proxyplane/transport"
@@ -153,7 +155,7 @@ func TestServe(t *testing.T) {
 		t.Errorf("an object beyond --max-object: %v", err)
 	}
 
-	for i, args := range [][]string{{"127.0.0.1:" + s.listen[0].Address[len("tcp://127.0.0.1:"):]}, {"--transport", "unix", "objects.sock"},
+	for i, args := range [][]string{{"127.0.0.1:" + s.listen[0].Address[len("tcp://127.0.0.1:"):]}, {"--transport", "unix", "objects.sock"}, {s.listen[1].Address},
 		{"--transport", "zmq", s.listen[2].Address}} {
 		if out := e.ok("", append([]string{"ping"}, args...)...); !strings.Contains(out, "answers over") {
 			t.Errorf("ping %d: %s", i, out)
@@ -169,11 +171,14 @@ func TestServe(t *testing.T) {
 		t.Errorf("/readyz: %d", code)
 	}
 	code, page := s.get("/metrics")
-	for _, want := range []string{"proxyplane_server_objects 1\n", "proxyplane_server_object_bytes 1200000\n", "proxyplane_server_refusals_total 1\n",
+	for _, want := range []string{"proxyplane_server_objects 1\n", "proxyplane_server_object_bytes 1200000\n", "proxyplane_server_memory_limit_bytes 67108864\n", "proxyplane_server_refusals_total 1\n",
 		`proxyplane_server_sessions{transport="zmq",address="tcp://127.0.0.1:`, "# TYPE proxyplane_server_puts_total counter", `op="`} {
 		if !strings.Contains(page, want) {
 			t.Errorf("/metrics (%d) lacks %s", code, want)
 		}
+	}
+	if problems, err := promlint.New(strings.NewReader(page)).Lint(); err != nil || len(problems) > 0 {
+		t.Errorf("/metrics: %v, %v", problems, err)
 	}
 
 	// An object that is being read when the signal comes is read to its end.
@@ -275,6 +280,19 @@ func TestServeUsage(t *testing.T) {
 		{exitUsage, "port must be", []string{"--listen", "127.0.0.1:99999"}},
 		{exitUsage, "not of transport", []string{"--transport", "tcp", "--listen", "zmq://127.0.0.1:0"}},
 		{exitUsage, "--memory", []string{"--listen", ":0", "--memory", "much"}},
+		{exitUsage, "--memory", []string{"--listen", ":0", "--memory", "0.1"}}, // which must not become the default
+		{exitUsage, "--memory", []string{"--listen", ":0", "--memory", "0"}},
+		{exitUsage, "[::1]:4100", []string{"--listen", "::1:4100"}},
+		{exitUsage, "path of a unix socket", []string{"--transport", "unix", "--listen", ""}},
+		{exitUsage, "HOST:PORT", []string{"--listen", ":0", "--metrics-listen", "nowhere"}},
+		{exitUsage, "needs --tls-cert", []string{"--listen", "tls://127.0.0.1:0"}},
+		{exitUsage, "for --transport tcp", []string{"--listen", "unix://s", "--tls-cert", "x", "--tls-key", "y"}},
+		{exitUsage, "for --transport zmq", []string{"--listen", ":0", "--curve-secret-file", "x"}},
+		{exitUsage, "for --transport zmq", []string{"--listen", ":0", "--libzmq"}},
+		{exitUnavailable, "no address of this machine", []string{"--listen", "192.0.2.1:0", "--insecure"}},
+		{exitUnavailable, "no address of this machine", []string{"--transport", "zmq", "--listen", "192.0.2.1:0", "--insecure"}},
+		{exitIO, "make the directory", []string{"--listen", "unix:///no/such/dir/s"}},
+		{exitIO, "may write to", []string{"--listen", ":0", "--spill-dir", "text/x"}},
 		{exitUsage, "--spill-dir", []string{"--listen", ":0", "--spill-limit", "1GiB"}},
 		{exitUsage, "negative", []string{"--listen", ":0", "--ttl", "-1s"}},
 		{exitUsage, "--log-level", []string{"--listen", ":0", "--log-level", "loud"}},
@@ -284,8 +302,8 @@ func TestServeUsage(t *testing.T) {
 		{exitBadInput, "--tls-cert", []string{"--listen", ":0", "--tls-cert", "text", "--tls-key", "text"}},
 		{exitBadInput, "head -c 32", []string{"--listen", ":0", "--token-file", "empty"}},
 		{exitIO, "no such file", []string{"--listen", ":0", "--token-file", "missing"}},
-		{exitUsage, "--curve-secret-file", []string{"--listen", ":0", "--curve-client", "x"}},
-		{exitBadInput, "CURVE key", []string{"--listen", ":0", "--curve-secret-file", "text"}},
+		{exitUsage, "--curve-secret-file", []string{"--transport", "zmq", "--listen", ":0", "--curve-client", "x"}},
+		{exitBadInput, "CURVE key", []string{"--transport", "zmq", "--listen", ":0", "--curve-secret-file", "text"}},
 		{exitUnavailable, "-tags ucx", []string{"--transport", "ucx", "--listen", ":0"}},
 	} {
 		r := e.run("", append([]string{"serve"}, c.args...)...)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -53,9 +54,9 @@ type Connector struct {
 	log     *slog.Logger
 	pool    *pool
 
-	own  peer  // where new objects go; without a host if that is not known yet
-	node *node // the server there, if it is in this process and shared
-	find sync.Mutex
+	own  peer          // where new objects go; without a host if that is not known yet
+	node *node         // the server there, if it is in this process and shared
+	find chan struct{} // taken by who looks for own, if lazy
 
 	gate    *gate.Gate
 	life    context.Context // ends when Close begins
@@ -82,7 +83,7 @@ func New(ctx context.Context, t *Transport, opts Options, env *connectors.Env, c
 		env = &connectors.Env{}
 	}
 	c := &Connector{kind: t.Kind, t: t, opts: opts, config: config, puts: objects.PutOptions{TTL: opts.TTL}, log: env.Logger, gate: gate.New(),
-		closed: make(chan struct{}), writers: map[*writer]struct{}{}}
+		find: make(chan struct{}, 1), closed: make(chan struct{}), writers: map[*writer]struct{}{}}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -143,8 +144,8 @@ func (c *Connector) findOwn(ctx context.Context) error {
 	}
 	first := peer{c.t.Dialers[0].DIMType, host, c.opts.Port}
 	for !c.lazy() {
-		n, err := joinNode(ctx, first, c.t.Scope)
-		if otherCancelled(ctx, err) {
+		n, err := joinNode(ctx, first, c.t, &c.opts)
+		if errors.Is(err, errAbandoned) {
 			continue
 		}
 		if err != nil {
@@ -183,7 +184,7 @@ func (c *Connector) findOwn(ctx context.Context) error {
 			c.adopt(n, first)
 			c.log.Info("object server started", "kind", c.kind, "address", c.own.String())
 			return nil
-		case otherCancelled(ctx, err):
+		case errors.Is(err, errAbandoned):
 			continue
 		case AddressInUse(err): // another process was faster, or it is something else
 			at, perr := c.probe(ctx, host)
@@ -193,7 +194,7 @@ func (c *Connector) findOwn(ctx context.Context) error {
 			}
 			c.own = at
 			return nil
-		case addressForeign(err):
+		case AddressForeign(err):
 			return fmt.Errorf("%w: no server answers at %s, and none can be started here, since that is no address of this machine (%w); correct option address, "+
 				"or start proxyplane serve there", connectors.ErrUnavailable, first, err)
 		case addressForbidden(err):
@@ -201,11 +202,6 @@ func (c *Connector) findOwn(ctx context.Context) error {
 		}
 		return err
 	}
-}
-
-// otherCancelled reports whether err is that of another connector's context, which started what this one waited for.
-func otherCancelled(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 }
 
 // startable reports whether the error of a probe means that nobody is there.
@@ -218,11 +214,16 @@ func (c *Connector) adopt(n *node, at peer) {
 	at.port = n.port
 	c.own, c.node = at, n
 	c.opts.Port = n.port
+	if limits := c.opts.limits(); limits != "" && limits != n.limits {
+		c.log.Warn("the object server of this process at this address was started with other limits, which hold; set the same ones for all connectors, or another port",
+			"kind", c.kind, "address", at.String(), "wanted", limits, "hold", n.limits)
+	}
 }
 
 // probe looks for a server at the configured address, as long as option timeout says.
 func (c *Connector) probe(ctx context.Context, host string) (peer, error) {
 	var errs []error
+	var missing error
 	for _, d := range c.t.Dialers {
 		at := peer{d.DIMType, host, c.opts.Port}
 		limited, cancel := context.WithTimeout(ctx, c.opts.Timeout)
@@ -238,9 +239,13 @@ func (c *Connector) probe(ctx context.Context, host string) (peer, error) {
 			err = fmt.Errorf("%w: no object server answers at %s within %v", connectors.ErrUnavailable, at, c.opts.Timeout)
 		}
 		if errors.Is(err, connectors.ErrNotBuilt) {
+			missing = err
 			continue
 		}
 		errs = append(errs, err)
+	}
+	if errs == nil {
+		return peer{}, missing
 	}
 	for _, err := range errs { // what says that somebody is there counts most
 		if !startable(err) {
@@ -266,8 +271,12 @@ func (c *Connector) home(ctx context.Context) (peer, error) {
 	if !c.lazy() {
 		return c.own, nil // it does not change any more
 	}
-	c.find.Lock()
-	defer c.find.Unlock()
+	select {
+	case c.find <- struct{}{}:
+	case <-ctx.Done():
+		return peer{}, ctx.Err()
+	}
+	defer func() { <-c.find }()
 	if c.own.host == "" {
 		if err := c.findOwn(ctx); err != nil {
 			return peer{}, err
@@ -328,8 +337,8 @@ func (c *Connector) place(key connectors.Key) (connectors.DIMKey, peer, error) {
 	case k.ObjID == "" || len(k.ObjID) > objects.MaxID || strings.ContainsFunc(k.ObjID, unicode.IsControl):
 		return k, at, bad(fmt.Sprintf("obj_id must have 1 to %d bytes and no control characters", objects.MaxID))
 	case at.unix():
-		if k.DIMType != "tcp" || k.PeerPort != 0 || strings.ContainsRune(k.PeerHost, 0) || len(k.PeerHost) > 200 {
-			return k, at, bad("peer_host is no path of a unix socket that this transport can have")
+		if k.DIMType != "tcp" || k.PeerPort != 0 || !validSocket(k.PeerHost) {
+			return k, at, bad(fmt.Sprintf("peer_host %.100q is no socket that this transport can have: tcp has unix:// and an absolute path, with port 0", k.PeerHost))
 		}
 	case !validHost(k.PeerHost):
 		return k, at, bad(fmt.Sprintf("peer_host %.100q is no host name and no address", k.PeerHost))
@@ -341,8 +350,11 @@ func (c *Connector) place(key connectors.Key) (connectors.DIMKey, peer, error) {
 
 // validHost reports whether s is an IP address or looks like a host name: nothing that could mean something else within an address.
 func validHost(s string) bool {
-	if _, err := netip.ParseAddr(s); err == nil {
-		return true
+	if a, err := netip.ParseAddr(s); err == nil {
+		if a.Zone() == "" {
+			return true
+		}
+		s = a.Zone() // which may be anything, as far as that package is concerned
 	}
 	if s == "" || len(s) > 253 {
 		return false
@@ -353,6 +365,12 @@ func validHost(s string) bool {
 		}
 	}
 	return true
+}
+
+// validSocket reports whether s is unix:// and a path that a socket can have, from the root on.
+func validSocket(s string) bool {
+	path, ok := strings.CutPrefix(s, unixScheme)
+	return ok && filepath.IsAbs(path) && !strings.ContainsFunc(path, unicode.IsControl) && len(path) <= 107
 }
 
 func (t *Transport) types() string {
@@ -535,8 +553,10 @@ func (c *Connector) Config() connectors.Config { return c.config(c.opts) }
 // Address returns where the server for new objects is, as host:port or unix:///path, and whether it is in this process. It is empty for a
 // connector that starts none and that nothing was put into yet.
 func (c *Connector) Address() (addr string, inProcess bool) {
-	c.find.Lock()
-	defer c.find.Unlock()
+	if c.lazy() {
+		c.find <- struct{}{}
+		defer func() { <-c.find }()
+	}
 	if c.own.host == "" {
 		return "", false
 	}

@@ -483,7 +483,7 @@ func TestPeers(t *testing.T) {
 		readers = append(readers, r)
 	}
 	_, err := c.Get(t.Context(), keys[maxPeers])
-	fails(t, err, connectors.ErrUnavailable, "64 servers")
+	fails(t, err, connectors.ErrUnavailable, fmt.Sprint(maxPeers, " servers"))
 	for _, r := range readers {
 		r.Close()
 	}

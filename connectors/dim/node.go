@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"strconv"
@@ -26,12 +27,16 @@ type node struct {
 	err    error         // set before ready is closed
 	store  *Store
 	server objects.Server
-	port   int  // the real one
-	refs   int  // of the lock
-	kept   bool // does not end with the last connector; of the lock
+	port   int    // the real one
+	limits string // what it was started with
+	// Of the lock:
+	refs  int
+	kept  bool          // does not end with the last connector
+	ended chan struct{} // nil while it runs, closed when it is gone
 }
 
-// nodes are the servers of this process, by the address that was asked for; those with port 0 by the real one as well.
+// nodes are the servers of this process, by the address that was asked for; those with port 0 by the real one as well. One that is ending is among them
+// until its port is free.
 var nodes struct {
 	sync.Mutex
 	m map[address]*node
@@ -40,14 +45,14 @@ var nodes struct {
 // address is where a connector wants its server.
 type address struct {
 	peer
-	scope string // with port 0, where servers with different credentials are no conflict
+	scope string // with port 0, where servers with different credentials or limits are no conflict
 }
 
-func newAddress(at peer, scope string) address {
+func newAddress(at peer, t *Transport, o *Options) address {
 	if at.port != 0 || at.unix() {
-		scope = ""
+		return address{at, ""}
 	}
-	return address{at, scope}
+	return address{at, t.Scope + o.limits()}
 }
 
 // Store is the Store of a server within the process, and what ends it.
@@ -56,19 +61,42 @@ type Store struct {
 	Close func() error
 }
 
+// lookup returns the running server of this process at an address, nil if there is none. One that is ending it waits for: a connector that got to it over
+// the network would have a server that is gone with the next call. The lock is held, but not while lookup waits.
+func lookup(ctx context.Context, at address) (*node, error) {
+	for {
+		n := nodes.m[at]
+		if n == nil || n.ended == nil {
+			return n, nil
+		}
+		nodes.Unlock()
+		select {
+		case <-n.ended:
+		case <-ctx.Done():
+		}
+		nodes.Lock()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // joinNode returns the running server of this process at an address, with a reference; nil if there is none, or one with other credentials: that one
 // is for the network to refuse.
-func joinNode(ctx context.Context, at peer, scope string) (*node, error) {
+func joinNode(ctx context.Context, at peer, t *Transport, o *Options) (*node, error) {
 	nodes.Lock()
-	n := nodes.m[newAddress(at, scope)]
-	if n == nil || n.scope != scope {
+	n, err := lookup(ctx, newAddress(at, t, o))
+	if n == nil || n.scope != t.Scope {
 		nodes.Unlock()
-		return nil, nil
+		return nil, err
 	}
 	n.refs++
 	nodes.Unlock()
 	return n, n.wait(ctx)
 }
+
+// errAbandoned is what those get who waited for a start that was given up by whoever made it.
+var errAbandoned = errors.New("the start of the server was cancelled")
 
 // wait waits for the start of n. On error the caller's reference is gone.
 func (n *node) wait(ctx context.Context) error {
@@ -86,9 +114,14 @@ func (n *node) wait(ctx context.Context) error {
 
 // startNode starts a server at an address, or joins the one that another connector started meanwhile.
 func startNode(ctx context.Context, at peer, t *Transport, o *Options) (*node, error) {
-	asked := newAddress(at, t.Scope)
+	asked := newAddress(at, t, o)
 	nodes.Lock()
-	if n := nodes.m[asked]; n != nil {
+	n, err := lookup(ctx, asked)
+	if err != nil {
+		nodes.Unlock()
+		return nil, err
+	}
+	if n != nil {
 		if n.scope != t.Scope {
 			nodes.Unlock()
 			return nil, fmt.Errorf("%w: this process has a server at %s already, with another token or other certificates; open the connector with the same ones",
@@ -98,25 +131,28 @@ func startNode(ctx context.Context, at peer, t *Transport, o *Options) (*node, e
 		nodes.Unlock()
 		return n, n.wait(ctx)
 	}
-	n := &node{asked: asked, scope: t.Scope, ready: make(chan struct{}), refs: 1, kept: t.KeepServer}
+	n = &node{asked: asked, scope: t.Scope, limits: o.limits(), ready: make(chan struct{}), refs: 1, kept: t.KeepServer}
 	if nodes.m == nil {
 		nodes.m = map[address]*node{}
 	}
 	nodes.m[asked] = n
 	nodes.Unlock()
 
-	n.err = n.start(ctx, t, o)
+	err = n.start(ctx, t, o)
 	nodes.Lock()
-	if n.err != nil {
+	if err != nil {
 		delete(nodes.m, asked)
 	} else if at.port != n.port {
 		at.port = n.port
-		nodes.m[newAddress(at, t.Scope)] = n
+		nodes.m[newAddress(at, t, o)] = n
 	}
 	nodes.Unlock()
+	if n.err = err; err != nil && ctx.Err() != nil {
+		n.err = errAbandoned
+	}
 	close(n.ready)
-	if n.err != nil {
-		return nil, n.err
+	if err != nil {
+		return nil, err
 	}
 	return n, nil
 }
@@ -156,33 +192,23 @@ func portOf(at peer, addr string) (int, error) {
 func (n *node) leave(ctx context.Context) error {
 	nodes.Lock()
 	n.refs--
-	if n.refs > 0 || n.kept || n.forgotten() {
+	if n.refs > 0 || n.kept || n.ended != nil || nodes.m[n.asked] != n { // the last: it never started
 		nodes.Unlock()
 		return nil
 	}
-	n.forget()
+	n.ended = make(chan struct{})
 	nodes.Unlock()
 	return n.stop(ctx)
 }
 
-// forgotten reports whether n is none of the running servers (any more). The lock is held.
-func (n *node) forgotten() bool { return nodes.m[n.asked] != n }
-
-// forget lets no new connector find n. The lock is held.
-func (n *node) forget() {
-	for at, other := range nodes.m {
-		if other == n {
-			delete(nodes.m, at)
-		}
-	}
-}
-
-// stop ends the server and drops its objects. Buffers that were handed out stay valid.
+// stop ends a server that is marked as ending, and drops its objects. Buffers that were handed out stay valid.
 func (n *node) stop(ctx context.Context) error {
-	<-n.ready
-	if n.err != nil {
-		return nil
-	}
+	defer func() {
+		nodes.Lock()
+		defer nodes.Unlock()
+		maps.DeleteFunc(nodes.m, func(_ address, other *node) bool { return other == n })
+		close(n.ended)
+	}()
 	limited, cancel := context.WithTimeout(ctx, drain)
 	defer cancel()
 	err := n.server.Shutdown(limited)
@@ -199,9 +225,9 @@ func StopServers(ctx context.Context) error {
 	for _, n := range nodes.m {
 		select {
 		case <-n.ready:
-			if !n.forgotten() {
+			if n.ended == nil {
+				n.ended = make(chan struct{})
 				all = append(all, n)
-				n.forget()
 			}
 		default: // it is being started, by somebody who wants it
 		}

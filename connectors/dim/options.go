@@ -127,7 +127,7 @@ func (o *Options) ensure() error {
 		return fmt.Errorf("%w: %s", connectors.ErrConfig, fmt.Sprintf(format, args...))
 	}
 	switch path, isUnix := strings.CutPrefix(o.Address, unixScheme); {
-	case isUnix && (!filepath.IsAbs(path) || strings.ContainsRune(path, 0) || len(path) > 100):
+	case isUnix && (!validSocket(o.Address) || len(path) > 100):
 		return bad("option address: a unix socket is unix:// and an absolute path of at most 100 bytes")
 	case isUnix && o.Port != 0:
 		return bad("option port goes with a network address, not with a unix socket")
@@ -180,6 +180,21 @@ func (o *Options) host(ctx context.Context) (string, error) {
 		return "127.0.0.1", nil
 	}
 	return ownHost(ctx)
+}
+
+// limits says in words what a server that is started with o may hold; empty if o sets nothing.
+func (o *Options) limits() string {
+	var words []string
+	for name, v := range map[string]int64{"memory": o.Memory, "max_object": o.MaxObject, "spill_bytes": o.SpillBytes} {
+		if v != 0 {
+			words = append(words, fmt.Sprintf("%s=%d", name, v))
+		}
+	}
+	if o.SpillDir != "" {
+		words = append(words, "spill_dir="+o.SpillDir)
+	}
+	slices.Sort(words)
+	return strings.Join(words, " ")
 }
 
 func (o *Options) connections() int {

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// maxPeers bounds the servers that a connector has connections to: keys may name any number.
-	maxPeers = 64
+	// maxPeers bounds the servers that a connector has connections to: keys may name any number. It is more than the nodes that a program reads from at once.
+	maxPeers = 512
 	// idleAfter is how long a connection may go unused.
 	idleAfter = time.Minute
 	// crowded is how many calls a connection has before another one is opened beside it.

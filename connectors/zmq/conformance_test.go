@@ -87,8 +87,18 @@ func harness(lo transport.ListenOptions, opts zmq.Options) func(testing.TB) conn
 	}
 }
 
+// forms calls test for each form of ZeroMQ that this program has.
+func forms(t *testing.T, test func(t *testing.T, libzmq bool)) {
+	t.Run("Go", func(t *testing.T) { test(t, false) })
+	if transport.HasLibzmq() {
+		t.Run("libzmq", func(t *testing.T) { test(t, true) })
+	}
+}
+
 func TestConformance(t *testing.T) {
-	connectortest.Run(t, harness(transport.ListenOptions{}, zmq.Options{}))
+	forms(t, func(t *testing.T, libzmq bool) {
+		connectortest.Run(t, harness(transport.ListenOptions{Libzmq: libzmq}, zmq.Options{Libzmq: libzmq}))
+	})
 }
 
 // keys makes a pair of keys, the secret one in a file.
@@ -108,21 +118,25 @@ func keys(t testing.TB) (public transport.CurveKey, secret transport.CurveKey, f
 func TestConformanceCurve(t *testing.T) {
 	public, secret, _ := keys(t)
 	client, _, file := keys(t)
-	lo := transport.ListenOptions{ServerOptions: native.ServerOptions{Token: []byte("token")},
-		Curve: &transport.CurveServer{PublicKey: public, SecretKey: secret, AllowedClients: []transport.CurveKey{client}}}
-	opts := zmq.Options{CurveServerKey: public.Z85(), CurveSecretFile: file}
-	opts.Token = "token"
-	connectortest.Run(t, harness(lo, opts))
+	forms(t, func(t *testing.T, libzmq bool) {
+		lo := transport.ListenOptions{ServerOptions: native.ServerOptions{Token: []byte("token")}, Libzmq: libzmq,
+			Curve: &transport.CurveServer{PublicKey: public, SecretKey: secret, AllowedClients: []transport.CurveKey{client}}}
+		opts := zmq.Options{CurveServerKey: public.Z85(), CurveSecretFile: file, Libzmq: libzmq}
+		opts.Token = "token"
+		connectortest.Run(t, harness(lo, opts))
+	})
 }
 
 // TestConformanceInside is a server within the process, at a port that the system picks.
 func TestConformanceInside(t *testing.T) {
-	connectortest.Run(t, func(t testing.TB) connectortest.Harness {
-		opts := zmq.Options{}
-		opts.Address = "127.0.0.1"
-		keep := open(t, opts)
-		opts.Port = int(keep.Config().Options["port"].(int64))
-		return connectortest.Harness{Want: capabilities, Registry: registry(), OutlivesClose: true, HostileKeys: hostile(opts.Port),
-			Open: func(t testing.TB) connectors.Connector { return open(t, opts) }}
+	forms(t, func(t *testing.T, libzmq bool) {
+		connectortest.Run(t, func(t testing.TB) connectortest.Harness {
+			opts := zmq.Options{Libzmq: libzmq}
+			opts.Address = "127.0.0.1"
+			keep := open(t, opts)
+			opts.Port = int(keep.Config().Options["port"].(int64))
+			return connectortest.Harness{Want: capabilities, Registry: registry(), OutlivesClose: true, HostileKeys: hostile(opts.Port),
+				Open: func(t testing.TB) connectors.Connector { return open(t, opts) }}
+		})
 	})
 }

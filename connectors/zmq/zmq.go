@@ -22,7 +22,8 @@ var class = connectors.Class{Module: "proxystore_ex.connectors.dim.zmq", Name: "
 // Options configure a connector. The zero value has a server of this process, at this machine's address and a port that the system picks.
 type Options struct {
 	dim.Options
-	ChunkLength int // of messages to and from Python, in bytes per frame; default: 64 KiB, as Python's
+	ChunkLength int  // of messages to and from Python, in bytes per frame; default: 64 KiB, as Python's
+	Libzmq      bool // speak the same wire by libzmq, which is slower and needs build tag zmq; received, it is ignored where libzmq is not built in
 
 	CurveServerKey        string   // the server's public key, in Z85: speak CURVE with it, and with nobody else
 	CurveSecretFile       string   // file with our secret key in Z85, by which the server knows us; default: one made up
@@ -46,6 +47,10 @@ func open(ctx context.Context, opts Options, env *connectors.Env) (*dim.Connecto
 	if opts.CurveSecretFile != "" && opts.CurveServerKey == "" {
 		return nil, bad("option curve_secret_file needs curve_server_key")
 	}
+	if opts.Libzmq && !zmq.HasLibzmq() {
+		return nil, fmt.Errorf("%w: option libzmq; build with CGO_ENABLED=1 -tags zmq and libzmq3-dev (zeromq-devel), or drop the option: the same wire is spoken without",
+			connectors.ErrNotBuilt)
+	}
 	if opts.ChunkLength == 0 {
 		opts.ChunkLength = zmq.DefaultChunkLength
 	}
@@ -63,7 +68,7 @@ func open(ctx context.Context, opts Options, env *connectors.Env) (*dim.Connecto
 	if err != nil {
 		return nil, err
 	}
-	dialOpts := zmq.DialOptions{ClientOptions: dial, Curve: client, ChunkLength: opts.ChunkLength}
+	dialOpts := zmq.DialOptions{ClientOptions: dial, Curve: client, ChunkLength: opts.ChunkLength, Libzmq: opts.Libzmq}
 	t := &dim.Transport{Kind: kind, NewStore: dim.NewTable,
 		Scope: dim.Scope(string(token), opts.CurveServerKey, opts.CurveSecretFile, opts.CurveServerSecretFile, strings.Join(opts.CurveClients, " "),
 			fmt.Sprint(opts.Insecure)),
@@ -77,7 +82,7 @@ func open(ctx context.Context, opts Options, env *connectors.Env) (*dim.Connecto
 			}
 			put := objects.PutOptions{TTL: opts.TTL}
 			return listen(ctx, host, port, store, zmq.ListenOptions{ServerOptions: serve, Curve: curve, ChunkLength: opts.ChunkLength, Insecure: opts.Insecure,
-				Python: rpc.NewHandler(store, rpc.HandlerOptions{Put: put})})
+				Libzmq: opts.Libzmq, Python: rpc.NewHandler(store, rpc.HandlerOptions{Put: put})})
 		}}
 	return dim.New(ctx, t, opts.Options, env, func(o dim.Options) connectors.Config {
 		now := opts
@@ -189,6 +194,9 @@ func (o *Options) curveServer() (*zmq.CurveServer, error) {
 func (o *Options) config() connectors.Config {
 	m := o.Values()
 	m["chunk_length"] = int64(o.ChunkLength)
+	if o.Libzmq {
+		m["libzmq"] = true
+	}
 	for name, v := range map[string]string{"curve_server_key": o.CurveServerKey, "curve_secret_file": o.CurveSecretFile,
 		"curve_server_secret_file": o.CurveServerSecretFile} {
 		if v != "" {
@@ -206,13 +214,13 @@ func (o *Options) config() connectors.Config {
 }
 
 func parse(o *connectors.Options) Options {
-	return Options{Options: dim.Parse(o, dim.Defaults{}), ChunkLength: int(o.Int("chunk_length", 0, 0, math.MaxInt32)),
+	return Options{Options: dim.Parse(o, dim.Defaults{}), ChunkLength: int(o.Int("chunk_length", 0, 0, math.MaxInt32)), Libzmq: o.Bool("libzmq", false),
 		CurveServerKey: o.String("curve_server_key", ""), CurveSecretFile: o.String("curve_secret_file", ""),
 		CurveServerSecretFile: o.String("curve_server_secret_file", ""), CurveClients: o.Strings("curve_clients")}
 }
 
 // Driver returns the driver of this connector, for a [connectors.Registry]. Its options are Python's address, interface, port, chunk_length and timeout;
-// those of package dim; and curve_server_key, curve_secret_file, curve_server_secret_file and curve_clients.
+// those of package dim; and libzmq, curve_server_key, curve_secret_file, curve_server_secret_file and curve_clients.
 func Driver() connectors.Driver {
 	d := connectors.Driver{
 		Kind:          kind,
@@ -228,6 +236,7 @@ func Driver() connectors.Driver {
 			if env.Received {
 				opts.Receive()
 				opts.CurveServerSecretFile, opts.CurveClients = "", nil // no server is started
+				opts.Libzmq = opts.Libzmq && zmq.HasLibzmq()
 			}
 			c, err := open(ctx, opts, env)
 			if err != nil {

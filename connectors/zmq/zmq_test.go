@@ -12,6 +12,7 @@ import (
 	"github.com/proxyplane/proxyplane/connectors/dim"
 	"github.com/proxyplane/proxyplane/connectors/zmq"
 	"github.com/proxyplane/proxyplane/transport"
+	zmqtransport "github.com/proxyplane/proxyplane/transport/zmq"
 )
 
 func fails(t testing.TB, err, sentinel error, words ...string) {
@@ -79,6 +80,37 @@ func TestOptions(t *testing.T) {
 	plain := open(t, zmq.Options{Options: local})
 	if _, err := plain.Get(t.Context(), key); err == nil {
 		t.Error("a server with CURVE serves who does not speak it")
+	}
+}
+
+// TestLibzmq: the option is for who has libzmq. It travels to Go, and means nothing where it is not built in; Python's connector has no such thing.
+func TestLibzmq(t *testing.T) {
+	cfg := connectors.Config{Kind: "zmq", Options: map[string]any{"address": "127.0.0.1", "libzmq": true}}
+	c, err := registry().Open(t.Context(), cfg, nil)
+	if zmqtransport.HasLibzmq() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close(context.Background())
+		if c.Config().Options["libzmq"] != true {
+			t.Errorf("the configuration is %v", c.Config().Options)
+		}
+	} else {
+		fails(t, err, connectors.ErrNotBuilt, "option libzmq", "-tags zmq")
+	}
+	received, err := registry().Open(t.Context(), cfg, &connectors.Env{Received: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer received.Close(context.Background())
+	if on := received.Config().Options["libzmq"] == true; on != zmqtransport.HasLibzmq() {
+		t.Errorf("a received configuration: libzmq is %v", on)
+	}
+	for python, want := range map[bool]any{false: true, true: nil} {
+		out, err := registry().Travelling(cfg, python)
+		if err != nil || out.Options["libzmq"] != want {
+			t.Errorf("what travels (Python %v): %v, %v", python, out.Options, err)
+		}
 	}
 }
 

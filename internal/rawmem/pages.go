@@ -53,7 +53,27 @@ func (p *Pages) Get(n int) (mem []byte, again bool) {
 	if mem := p.pop(size); mem != nil {
 		return mem[:n], true
 	}
-	return mapPages(size)[:n], false
+	mem = mapPages(size)
+	if mem == nil { // the runtime may still have memory, or say clearly that there is none
+		mem = goMemory(size)
+	}
+	return mem[:n], false
+}
+
+// maxPiece is more than any system maps; ClassOf does not overflow below.
+const maxPiece = 1 << 46
+
+// Try is Get for an n that somebody else chose: where the system refuses it returns nil, and the program goes on.
+func (p *Pages) Try(n int) []byte {
+	if uint64(n) > maxPiece {
+		return nil
+	}
+	size := ClassOf(n)
+	mem := p.pop(size)
+	if mem == nil {
+		mem = mapPages(size)
+	}
+	return mem[:min(n, len(mem))]
 }
 
 func (p *Pages) pop(size int) []byte {
@@ -162,7 +182,7 @@ func unmapAll(pieces [][]byte) {
 }
 
 // Resize returns n bytes that begin with those of mem, which it takes. Into memory that was used before it copies, which is cheaper than fresh pages;
-// else, where the system can, pages move and no byte is copied.
+// else, where the system can, pages move and no byte is copied. Where the system refuses it returns nil, and mem stays the caller's.
 func (p *Pages) Resize(mem []byte, n int) []byte {
 	size := ClassOf(n)
 	if size == cap(mem) {
@@ -176,7 +196,9 @@ func (p *Pages) Resize(mem []byte, n int) []byte {
 		if moved := remapPages(mem[:cap(mem)], size); moved != nil {
 			return moved[:n]
 		}
-		other, _ = p.Get(n)
+		if other = p.Try(n); other == nil {
+			return nil
+		}
 	}
 	copy(other, mem)
 	p.Put(mem)

@@ -2,7 +2,9 @@
 
 package rawmem
 
-func mapPages(n int) []byte { return Make(n)[:n:n] }
+func mapPages(n int) []byte { return goMemory(n) }
+
+func goMemory(n int) []byte { return Make(n)[:n:n] }
 
 func unmapPages([]byte) {}
 

@@ -116,7 +116,9 @@ type call struct {
 	ctx    context.Context //nolint:containedctx // lives as long as the call
 	op     Op
 	sink   sink
-	off, n int64 // range; n < 0 is all
+	share  *os.File // goes along with the request
+	sent   bool     // the server may know of it
+	off, n int64    // range; n < 0 is all
 	expect int64
 	up     int64 // bytes of the object that were sent
 	h      Header
@@ -369,8 +371,10 @@ func (c *Client) recycle(k *call) {
 // settle ends the caller's part of k, which has waited for it. Under mu, which it unlocks. Only a call that ended in order is used again: others may
 // still be known to who holds the token.
 func (c *Client) settle(k *call) {
-	again := !k.registered
-	if !again && k.stop != nil {
+	again := !k.registered && !k.abandoned
+	if again {
+		k.drop() // an answer that came although its request could not be sent
+	} else if k.stop != nil {
 		k.stop()
 	}
 	c.mu.Unlock()
@@ -406,16 +410,17 @@ func (c *Client) write(k *call, meta []byte, body transport.Slices) error {
 	k.h.ID = k.id
 	body = k.pack.pack(&c.link, &k.h, body)
 	if k.stop == nil {
-		return c.sent(c.writeFrame(c.car, &k.h, meta, body))
+		k.sent = true
+		return c.sent(c.frame(k, meta, body))
 	}
 	c.mu.Lock()
 	if k.cancelled {
 		c.mu.Unlock()
 		return k.ctx.Err()
 	}
-	k.writing = true
+	k.writing, k.sent = true, true
 	c.mu.Unlock()
-	err := c.writeFrame(c.car, &k.h, meta, body)
+	err := c.frame(k, meta, body)
 	c.mu.Lock()
 	k.writing = false
 	left := err != nil && k.cancelled
@@ -426,6 +431,14 @@ func (c *Client) write(k *call, meta []byte, body transport.Slices) error {
 	return err
 }
 
+func (c *Client) frame(k *call, meta []byte, body transport.Slices) error {
+	if k.share == nil {
+		return c.writeFrame(c.car, &k.h, meta, body)
+	}
+	k.h.seal(meta, 0)
+	return c.files.WriteFrameFile(&k.h, meta, k.share)
+}
+
 func (c *Client) sent(err error) error {
 	if err == nil {
 		return nil
@@ -434,13 +447,17 @@ func (c *Client) sent(err error) error {
 	return c.Err()
 }
 
-// abandon leaves k to the background reader and tells the server. Under mu.
+// abandon leaves k to the background reader and tells the server, if that knows of it. Under mu.
 func (c *Client) abandon(k *call) {
 	if k.abandoned || !k.registered || c.err != nil {
 		return
 	}
 	k.abandoned = true
-	c.orphan(k)
+	if k.sent {
+		c.orphan(k)
+	} else { // there will be no answer
+		c.remove(k)
+	}
 }
 
 // orphan makes a registered call loose and sends CANCEL. Under mu.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -424,30 +425,72 @@ func TestManyGets(t *testing.T) {
 	}
 }
 
-// TestFairness: a small get beside a huge one does not wait for its end.
+// turnCarrier lets frames leave in the order in which they were to be written, and tells when that of number watch came.
+type turnCarrier struct {
+	native.Carrier
+	mu    sync.Mutex
+	last  chan struct{}
+	watch uint32
+	seen  chan struct{}
+}
+
+func (c *turnCarrier) WriteFrame(h *native.Header, meta []byte, body transport.Slices) error {
+	done := make(chan struct{})
+	defer close(done)
+	c.mu.Lock()
+	before := c.last
+	c.last = done
+	c.mu.Unlock()
+	if h.ID == c.watch {
+		close(c.seen)
+	}
+	if before != nil {
+		<-before
+	}
+	return c.Carrier.WriteFrame(h, meta, body)
+}
+
+// TestFairness: the chunks of long answers take turns, and a short answer waits for the one that is just being written only.
 func TestFairness(t *testing.T) {
 	checkLeaks(t)
-	p := setup{}.start(t)
-	must(t, p.Put(t.Context(), "big", transport.Slices{make([]byte, 96<<20)}, objects.PutOptions{}))
-	must(t, p.Put(t.Context(), "small", transport.Slices{make([]byte, 1000)}, objects.PutOptions{}))
-	done := make(chan error)
-	go func() {
-		b, err := p.Get(t.Context(), "big", 0, -1, 96<<20)
-		b.Release()
-		done <- err
-	}()
-	for p.server.Stats().ChunksOut < 3 {
-		_, err := p.Exists(t.Context(), "small")
+	turns := &turnCarrier{watch: 3, seen: make(chan struct{})}
+	h, p := byHand(t, setup{wire: overPipe, s: native.ServerOptions{Chunk: 10_000}, wrap: func(c, s native.Carrier) (native.Carrier, native.Carrier) {
+		turns.Carrier = s
+		return c, turns
+	}})
+	must(t, p.store.Put("big", transport.FromBytes(make([]byte, 1<<20)), objects.PutOptions{}))
+	must(t, p.store.Put("small", transport.FromBytes(make([]byte, 1000)), objects.PutOptions{}))
+	get := func(id uint32, object string) {
+		head := native.Header{Type: native.TypeRequest, Code: uint16(native.OpGet), Flags: native.FlagLast, ID: id, Size: 1 << 20}
+		must(t, h.send(head, requestMeta(object), nil))
+	}
+	get(1, "big")
+	get(2, "big")
+	for p.server.Stats().InFlight < 2 { // nothing was read yet, so both are far from their end
+		runtime.Gosched()
+	}
+	var order []uint32
+	for range 21 {
+		head, _, err := h.next()
 		must(t, err)
+		order = append(order, head.ID)
 	}
-	var after []int64
-	for range 10 {
-		getEqual(t, p, "small", 0, -1, -1, make([]byte, 1000))
-		after = append(after, p.server.Stats().ChunksOut)
+	for i, id := range order[1:] {
+		if id == order[i] {
+			t.Fatalf("the chunks of two downloads came in the order %v", order)
+		}
 	}
-	must(t, <-done)
-	if after[0] > 80 { // of 96; a queue would have let all of them pass first
-		t.Errorf("chunks that were sent when small gets ended: %v", after)
+	get(3, "small")
+	<-turns.seen
+	for before := 0; ; before++ {
+		head, _, err := h.next()
+		must(t, err)
+		if head.ID == 3 {
+			if before > 1 {
+				t.Errorf("%d chunks came before a short answer", before)
+			}
+			return
+		}
 	}
 }
 
@@ -507,5 +550,88 @@ func TestResumer(t *testing.T) {
 	wantErr(t, err, transport.ErrUnavailable)
 	if tries != 3 {
 		t.Errorf("%d attempts", tries)
+	}
+}
+
+// TestCancelBeforeSending: a call whose context ends before its request has left, of which the server will never hear, leaves nothing open.
+func TestCancelBeforeSending(t *testing.T) {
+	checkLeaks(t)
+	p := setup{c: native.ClientOptions{Compress: native.CompressZstd}, s: native.ServerOptions{MaxRequests: 1}}.start(t)
+	body := bytes.Repeat(payload("body", 1<<10), 1<<10)
+	for i := range 60 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go cancel() // most likely while the body is being compressed
+		var err error
+		if i%2 == 0 {
+			err = p.Put(ctx, "x", transport.Slices{body}, objects.PutOptions{})
+		} else {
+			var w objects.Writer
+			if w, err = p.PutStream(ctx, "x", -1, objects.PutOptions{}); err == nil {
+				if _, err = w.Write(body); err == nil {
+					err = w.Commit()
+				}
+				w.Abort()
+			}
+		}
+		if err != nil {
+			wantErr(t, err, context.Canceled)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	must(t, p.Ping(ctx)) // there is room for one request
+}
+
+// TestCancelledStreams: opening streams and giving them up at once, while another call reads.
+func TestCancelledStreams(t *testing.T) {
+	checkLeaks(t)
+	p := setup{c: native.ClientOptions{Chunk: 1000, Window: 3000}, s: native.ServerOptions{Chunk: 1000}}.start(t)
+	data := payload("x", 20_000)
+	must(t, p.Put(t.Context(), "x", transport.Slices{data}, objects.PutOptions{}))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 100 {
+				getEqual(t, p, "x", 0, -1, -1, data)
+			}
+		})
+		wg.Go(func() {
+			for range 200 {
+				ctx, cancel := context.WithCancel(t.Context())
+				go cancel()
+				if r, err := p.GetStream(ctx, "x", 0); err == nil {
+					r.Close()
+				} else if !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestFailDuringCalls: a write that fails ends calls whose answers are just being read.
+func TestFailDuringCalls(t *testing.T) {
+	checkLeaks(t)
+	for range 20 {
+		p := setup{c: native.ClientOptions{Chunk: 1000}, s: native.ServerOptions{Chunk: 1000}}.start(t)
+		must(t, p.Put(t.Context(), "x", transport.Slices{make([]byte, 1<<20)}, objects.PutOptions{}))
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for {
+					b, err := p.Get(context.Background(), "x", 0, -1, -1)
+					b.Release()
+					if err != nil {
+						return
+					}
+				}
+			})
+		}
+		for p.server.Stats().InFlight < 4 {
+			p.Ping(t.Context())
+		}
+		p.Close()
+		wg.Wait()
 	}
 }

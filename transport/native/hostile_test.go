@@ -556,3 +556,134 @@ func TestTinyPieces(t *testing.T) {
 	wantErr(t, c.Err(), transport.ErrCorrupt)
 	must(t, r.Close())
 }
+
+// lastCarrier holds back who has sent a last frame until the session has handled one more request.
+type lastCarrier struct {
+	native.Carrier
+	reads   int
+	handled chan struct{}
+	once    sync.Once
+}
+
+func (c *lastCarrier) let() { c.once.Do(func() { close(c.handled) }) }
+
+func (c *lastCarrier) ReadFrame(h *native.Header) ([]byte, error) {
+	if c.reads++; c.reads == 4 { // HELLO, one request, another
+		c.let()
+	}
+	return c.Carrier.ReadFrame(h)
+}
+
+func (c *lastCarrier) WriteFrame(h *native.Header, meta []byte, body transport.Slices) error {
+	err := c.Carrier.WriteFrame(h, meta, body)
+	if h.ID == 1 && h.Flags&native.FlagLast != 0 {
+		<-c.handled
+	}
+	return err
+}
+
+func (c *lastCarrier) Close() error {
+	c.let()
+	return c.Carrier.Close()
+}
+
+// TestNumberIsFree: who has got the last frame of an answer may use its number again at once.
+func TestNumberIsFree(t *testing.T) {
+	checkLeaks(t)
+	for _, op := range []native.Op{native.OpGet, native.OpWait} {
+		t.Run(op.String(), func(t *testing.T) {
+			h, p := byHand(t, setup{s: native.ServerOptions{Chunk: 1000}, wrap: func(c, s native.Carrier) (native.Carrier, native.Carrier) {
+				return c, &lastCarrier{Carrier: s, handled: make(chan struct{})}
+			}})
+			x := payload("x", 5000)
+			if op == native.OpGet {
+				must(t, p.store.Put("x", transport.FromBytes(bytes.Clone(x)), objects.PutOptions{}))
+			}
+			for round := range 2 {
+				must(t, h.send(native.Header{Type: native.TypeRequest, Code: uint16(op), Flags: native.FlagLast, ID: 1, Size: 1 << 20}, requestMeta("x"), nil))
+				if op == native.OpWait && round == 0 {
+					for p.server.Stats().InFlight == 0 {
+						runtime.Gosched()
+					}
+					must(t, p.store.Put("x", transport.FromBytes(bytes.Clone(x)), objects.PutOptions{}))
+				}
+				for last := false; !last; {
+					head, text, err := h.next()
+					must(t, err)
+					if head.ID != 1 || head.Code != 0 {
+						t.Fatalf("round %d: %v %d %q", round, head.Type, head.Code, text)
+					}
+					last = head.Flags&native.FlagLast != 0
+				}
+			}
+		})
+	}
+}
+
+// TestDataForADownload: DATA that belongs to a download is refused, also at the moment in which that ends.
+func TestDataForADownload(t *testing.T) {
+	checkLeaks(t)
+	store := table(t)
+	must(t, store.Put("x", transport.FromBytes(make([]byte, 5000)), objects.PutOptions{}))
+	for range 50 {
+		h, p := byHand(t, setup{store: store, s: native.ServerOptions{Chunk: 1000}})
+		get := frame(native.Header{Type: native.TypeRequest, Code: uint16(native.OpGet), Flags: native.FlagLast, ID: 1, Size: 1 << 20}, requestMeta("x"), nil)
+		_, err := h.nc.Write(append(get, frame(native.Header{Type: native.TypeData, ID: 1}, nil, []byte{1})...))
+		must(t, err)
+		for err == nil {
+			_, _, err = h.next()
+		}
+		wantErr(t, <-p.served, transport.ErrCorrupt)
+	}
+}
+
+// TestUploadTimeout, in a bubble: an upload that pauses for too long gives its room back, one that goes on does not, and the session stays.
+func TestUploadTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, err := objects.NewTable(objects.TableOptions{Memory: 64 << 20, IdleMemory: -1})
+		must(t, err)
+		cn, sn := net.Pipe()
+		srv := native.NewServer(store, native.ServerOptions{UploadTimeout: 10 * time.Minute})
+		served := make(chan error, 1)
+		go func() { served <- srv.ServeCarrier(context.Background(), newConnCarrier(sn, 16<<20, true)) }()
+		h := &hand{t, newConnCarrier(cn, 16<<20, true)}
+		must(t, h.send(native.Header{Type: native.TypeHello}, helloMeta(1, 1, 3, 1<<20), nil))
+		_, _, err = h.next()
+		must(t, err)
+		put := native.Header{Type: native.TypeRequest, Code: uint16(native.OpPut), ID: 1, Size: 40 << 20}
+		must(t, h.send(put, requestMeta("paused"), make([]byte, 10)))
+		put.ID, put.Size = 2, 21
+		must(t, h.send(put, requestMeta("slow"), []byte{0}))
+		answer := make(chan native.Header, 1)
+		go func() {
+			head, text, err := h.next()
+			if err != nil || !strings.Contains(string(text), "UploadTimeout") {
+				t.Errorf("%q, %v", text, err)
+			}
+			answer <- head
+		}()
+		for i := range uint64(19) {
+			time.Sleep(time.Minute)
+			must(t, h.send(native.Header{Type: native.TypeData, ID: 2, Off: 1 + i}, nil, []byte{0}))
+		}
+		if head := <-answer; head.ID != 1 || native.Status(head.Code) != native.StatusUnavailable || head.Flags != native.FlagLast {
+			t.Errorf("%+v", head)
+		}
+		in, err := store.Create("other", 40<<20, objects.PutOptions{}) // the room is free again
+		must(t, err)
+		in.Abort()
+		// The client goes on as it does when it has not heard yet.
+		must(t, h.send(native.Header{Type: native.TypeData, ID: 1, Off: 10}, nil, make([]byte, 10)))
+		must(t, h.send(native.Header{Type: native.TypeCancel, ID: 1}, nil, nil))
+		must(t, h.send(native.Header{Type: native.TypeData, Flags: native.FlagLast, ID: 2, Off: 20}, nil, []byte{0}))
+		head, _, err := h.next()
+		must(t, err)
+		if head.ID != 2 || head.Code != 0 || store.Exists("paused") || !store.Exists("slow") {
+			t.Errorf("%+v, %v, %v", head, store.Exists("paused"), store.Exists("slow"))
+		}
+		cn.Close()
+		must(t, <-served)
+		must(t, srv.Close())
+		must(t, store.Close())
+	})
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/objects"
@@ -276,20 +275,10 @@ func (c *Client) putFile(ctx context.Context, id string, obj transport.Slices, s
 		return err
 	}
 	k.appendPut(o)
-	if err := c.adopt(k, f, size); err != nil {
+	k.share = f
+	if err := c.ask(k, Header{Code: uint16(OpAdopt), Size: uint64(size)}, nil); err != nil {
 		return err
 	}
 	c.settle(k)
 	return nil
-}
-
-// adopt is ask with a file.
-func (c *Client) adopt(k *call, f *os.File, size int64) error {
-	k.h = Header{Type: TypeRequest, Flags: FlagLast, Code: uint16(OpAdopt), ID: k.id, Size: uint64(size)}
-	k.h.seal(k.meta, 0)
-	if err := c.sent(c.files.WriteFrameFile(&k.h, k.meta, f)); err != nil {
-		return c.leave(k, err)
-	}
-	c.mu.Lock()
-	return c.await(k)
 }

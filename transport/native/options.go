@@ -90,6 +90,9 @@ type ServerOptions struct {
 	// StallTimeout cuts a peer that neither reads what it asked for nor sends what it announced: 256 KiB of an announced body, or one frame of
 	// answer, must pass within it. A stream whose reader gives no credit is not a stall. Default 30 s; negative: never.
 	StallTimeout time.Duration
+	// UploadTimeout is how long an upload in parts may pause. Then what came of it is dropped, as it takes room in the Store, and the client is told.
+	// Default 10 min; negative: never.
+	UploadTimeout time.Duration
 	// IdleTimeout ends a session that has asked for nothing for so long. Default: never.
 	IdleTimeout time.Duration
 
@@ -105,6 +108,9 @@ func (o ServerOptions) withDefaults() ServerOptions {
 	o.HandshakeTimeout = defaulted(o.HandshakeTimeout, 10*time.Second)
 	if o.StallTimeout == 0 {
 		o.StallTimeout = 30 * time.Second
+	}
+	if o.UploadTimeout == 0 {
+		o.UploadTimeout = 10 * time.Minute
 	}
 	o.Logger = loggerOr(o.Logger)
 	return o

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,11 +138,13 @@ func (s *Server) Stats() Stats {
 
 // watch starts the watchdog while there are sessions: one goroutine for all, so that no frame costs a timer. Under mu.
 func (s *Server) watch() {
-	every := s.o.StallTimeout
-	if idle := s.o.IdleTimeout; idle > 0 && (every < 0 || idle < every) {
-		every = idle
+	every := time.Duration(math.MaxInt64)
+	for _, limit := range [...]time.Duration{s.o.StallTimeout, s.o.UploadTimeout, s.o.IdleTimeout} {
+		if limit > 0 {
+			every = min(every, limit)
+		}
 	}
-	if s.unwatch != nil || every < 0 {
+	if s.unwatch != nil || every == math.MaxInt64 {
 		return
 	}
 	stop := make(chan struct{})
@@ -189,9 +192,12 @@ func (s *session) inspect(now time.Time) {
 			s.end(fmt.Errorf("%w: the client sent nothing of a body that it announced for %v", transport.ErrUnavailable, o.StallTimeout))
 		}
 	}
+	if o.UploadTimeout > 0 {
+		s.overdue(now, o.UploadTimeout)
+	}
 	if o.IdleTimeout > 0 {
 		s.mu.Lock()
-		idle := s.open && !s.busy.Load()
+		idle := s.open && !s.busy.Load() && s.writing.Load() == 0
 		for _, r := range s.reqs { // an upload that does not go on keeps nobody alive
 			idle = idle && r.op == OpPut
 		}

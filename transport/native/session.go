@@ -38,7 +38,7 @@ type session struct {
 	// The watchdog's view.
 	frames, wrote, pieces            atomic.Uint64
 	writing                          atomic.Int32
-	inBody, busy, draining           atomic.Bool
+	inBody, busy, draining, late     atomic.Bool
 	watchWrite, watchBody, watchIdle progress
 
 	// The reader's.
@@ -54,9 +54,10 @@ type session struct {
 	room       sync.Cond // fewer plain downloads
 	open       bool
 	lingering  *time.Timer
-	err        error // why it ended
-	reqs       map[uint32]*request
-	first      *request // queue of downloads that can go on
+	err        error               // why it ended
+	reqs       map[uint32]*request // by the numbers that are taken
+	live       int                 // requests that are not answered to the end
+	first      *request            // queue of downloads that can go on
 	last       *request
 	senders    int
 	maxSenders int
@@ -96,6 +97,11 @@ type request struct {
 	up   int64
 	want int64
 	fail error
+
+	// Under session.mu.
+	moved  bool      // a frame of the upload came since the watchdog looked
+	paused time.Time // when the watchdog found that none had come
+	late   bool      // that was too long ago
 
 	// A wait.
 	cancel context.CancelFunc
@@ -190,6 +196,11 @@ func (s *session) end(err error) {
 
 func (s *session) read() error {
 	for {
+		if s.late.Swap(false) {
+			if err := s.expire(); err != nil {
+				return err
+			}
+		}
 		meta, err := s.car.ReadFrame(&s.h)
 		if errors.Is(err, ErrInterrupted) {
 			continue
@@ -226,7 +237,7 @@ func (s *session) drain() {
 		s.car.Close()
 		return
 	}
-	idle := !s.busy.Load() && len(s.reqs) == 0
+	idle := !s.busy.Load() && s.live == 0
 	s.wg.Go(func() {
 		s.notify(TypeGoAway, StatusDraining, "")
 		if idle {
@@ -241,7 +252,12 @@ func (s *session) drain() {
 func (s *session) drained() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.reqs) == 0 && s.lingering == nil && !s.busy.Load() {
+	s.linger()
+}
+
+// linger gives the client of a draining session a while to hang up once nothing is in flight. Under mu.
+func (s *session) linger() {
+	if s.live == 0 && s.lingering == nil && !s.busy.Load() {
 		s.lingering = time.AfterFunc(linger, func() { s.car.Close() })
 	}
 }
@@ -465,12 +481,18 @@ func (s *session) get(id string) error {
 	} else {
 		s.downs++
 	}
-	s.reqs[r.id] = r
-	s.srv.inFlight.Add(1)
+	s.register(r)
 	r.queued = true
 	s.enqueue(r)
 	s.mu.Unlock()
 	return nil
+}
+
+// register counts a request that is not answered at once. Under mu.
+func (s *session) register(r *request) {
+	s.reqs[r.id] = r
+	s.live++
+	s.srv.inFlight.Add(1)
 }
 
 // send writes the next n bytes of a download.
@@ -543,24 +565,28 @@ func (s *session) sender() {
 			n = min(n, r.credit)
 			r.credit -= n
 		}
-		cancelled := r.cancelled
+		stop := StatusOK
+		if r.cancelled {
+			stop = StatusCancelled
+		} else if !r.deadline.IsZero() && time.Now().After(r.deadline) {
+			stop = StatusDeadline
+		}
+		last := stop != StatusOK || r.off+n == r.end
+		if last { // who gets that frame may use the number again before this goroutine goes on
+			delete(s.reqs, r.id)
+		}
 		s.mu.Unlock()
 		var err error
-		over := true
-		switch {
-		case cancelled:
-			s.stop(r, &RemoteError{StatusCancelled, ""})
-		case !r.deadline.IsZero() && time.Now().After(r.deadline):
-			s.stop(r, &RemoteError{StatusDeadline, ""})
-		default:
+		if stop != StatusOK {
+			s.stop(r, &RemoteError{stop, ""})
+		} else {
 			err = s.send(r, n)
-			over = r.off == r.end
 		}
 		s.mu.Lock()
 		switch {
-		case err != nil: // the session has ended and cleans up
-		case over:
+		case last:
 			s.finish(r)
+		case err != nil: // the session has ended and cleans up
 		case r.credited && r.credit == 0 && !r.cancelled:
 			r.queued = false
 		default:
@@ -570,9 +596,8 @@ func (s *session) sender() {
 	s.senders--
 }
 
-// finish forgets a download that was answered. Under mu.
+// finish ends a download that was answered. Under mu.
 func (s *session) finish(r *request) {
-	delete(s.reqs, r.id)
 	if r.credited {
 		s.streams--
 	} else {
@@ -586,9 +611,10 @@ func (s *session) finish(r *request) {
 
 // finished counts the end of a request that was in flight. Under mu.
 func (s *session) finished() {
+	s.live--
 	s.srv.inFlight.Add(-1)
-	if s.draining.Load() && len(s.reqs) == 0 && s.lingering == nil && !s.busy.Load() {
-		s.lingering = time.AfterFunc(linger, func() { s.car.Close() })
+	if s.draining.Load() {
+		s.linger()
 	}
 }
 
@@ -651,8 +677,7 @@ func (s *session) wait(id string) error {
 		return s.reply(h.ID, busyErr("waits", s.srv.o.MaxRequests), 0, 0)
 	}
 	s.waits++
-	s.reqs[r.id] = r
-	s.srv.inFlight.Add(1)
+	s.register(r)
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		err := s.srv.store.Wait(ctx, id)
@@ -660,10 +685,12 @@ func (s *session) wait(id string) error {
 		if s.ctx.Err() != nil {
 			return // nobody is there to be told
 		}
+		s.mu.Lock()
+		delete(s.reqs, r.id)
+		s.mu.Unlock()
 		_ = s.reply(r.id, err, 0, 0) // a failed write has ended the session
 		s.mu.Lock()
 		s.waits--
-		delete(s.reqs, r.id)
 		s.finished()
 		s.mu.Unlock()
 	})
@@ -761,9 +788,9 @@ func (s *session) put(id string) error {
 	}
 	if !last {
 		s.mu.Lock()
-		s.reqs[r.id] = r
 		s.uploads++
-		s.srv.inFlight.Add(1)
+		r.moved = true
+		s.register(r)
 		s.mu.Unlock()
 	}
 	return s.part(r, last)
@@ -774,9 +801,13 @@ func (s *session) data() error {
 	h := &s.h
 	s.mu.Lock()
 	r := s.reqs[h.ID]
+	upload := r != nil && r.op == OpPut // a download may be gone, and its memory another's, after this
+	if upload {
+		r.moved, r.late = true, false
+	}
 	s.mu.Unlock()
 	switch {
-	case r == nil || r.op != OpPut:
+	case !upload:
 		return badFrame("DATA for request %d, which is no upload", h.ID)
 	case h.Off != uint64(r.up):
 		return badFrame("bytes from %d on, want %d", h.Off, r.up)
@@ -846,6 +877,45 @@ func (s *session) endUpload(r *request, outcome error, forget bool) error {
 		return nil
 	}
 	return s.reply(id, outcome, 0, 0)
+}
+
+// overdue finds uploads that have paused for too long. The watchdog calls it; what they hold is the reader's, who is told.
+func (s *session) overdue(now time.Time, limit time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := false
+	for _, r := range s.reqs {
+		switch {
+		case r.op != OpPut, r.late:
+		case r.moved:
+			r.moved, r.paused = false, now
+		case now.Sub(r.paused) >= limit:
+			r.late, found = true, true
+		}
+	}
+	if found {
+		s.late.Store(true)
+		s.car.Interrupt()
+	}
+}
+
+// expire drops what came of the uploads that are late. They stay known until the client has taken note.
+func (s *session) expire() error {
+	s.mu.Lock()
+	var late []*request
+	for _, r := range s.reqs {
+		if r.op == OpPut && r.late {
+			late = append(late, r)
+		}
+	}
+	s.mu.Unlock()
+	for _, r := range late {
+		r.fail = fmt.Errorf("%w: no part of the object came for %v (the server's UploadTimeout)", transport.ErrUnavailable, s.srv.o.UploadTimeout)
+		if err := s.endUpload(r, r.fail, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // took counts a body that came.

@@ -70,12 +70,15 @@ func (c *Client) OpenReader(ctx context.Context, id string, off int64) (*Reader,
 	}
 	c.mu.Lock()
 	c.wait(k)
-	if !k.answered {
-		if k.finished && k.err != nil {
-			err = k.err
-		} else if err = ctx.Err(); err != nil {
-			c.abandon(k)
-		}
+	switch { // what came before a failure is not worth a Reader
+	case k.finished && k.err != nil:
+		err = k.err
+	case !k.finished && !k.signal:
+		err = ctx.Err()
+		c.abandon(k)
+	}
+	if err != nil {
+		r.drop()
 		c.settle(k)
 		return nil, err
 	}
@@ -251,14 +254,8 @@ func (r *Reader) Size() int64 { return r.info.Size }
 // server cannot tell versions apart.
 func (r *Reader) Info() objects.Info { return r.info }
 
-// Close gives the memory back and, before the end of the stream, stops the server. A second Close does nothing.
-func (r *Reader) Close() error {
-	c, k := r.c, r.k
-	c.mu.Lock()
-	if r.closed {
-		c.mu.Unlock()
-		return nil
-	}
+// drop gives the memory back. Under mu.
+func (r *Reader) drop() {
 	r.closed = true
 	r.cur.buf.Release()
 	for _, q := range r.queue[r.head:] {
@@ -268,6 +265,17 @@ func (r *Reader) Close() error {
 		b.Release()
 	}
 	r.cur, r.at, r.queue, r.spare = chunk{}, 0, nil, nil
+}
+
+// Close gives the memory back and, before the end of the stream, stops the server. A second Close does nothing.
+func (r *Reader) Close() error {
+	c, k := r.c, r.k
+	c.mu.Lock()
+	if r.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	r.drop()
 	if !k.finished {
 		c.abandon(k)
 	}

@@ -50,7 +50,9 @@ func (in *incoming) Next(n int) ([]byte, error) {
 		}
 		n = int(min(int64(n), left))
 		if in.mem == nil {
-			in.mem = in.t.mem.alloc(int(in.size))
+			if in.mem = in.t.mem.alloc(int(in.size)); in.mem == nil {
+				return nil, in.t.noRun(in.size)
+			}
 		}
 	} else if err := in.grow(n); err != nil {
 		return nil, err
@@ -75,10 +77,20 @@ func (in *incoming) grow(n int) error {
 	in.taken += int64(n)
 	in.t.mem.reserved.Add(int64(n))
 	if need > int64(cap(in.mem)) {
-		in.mem = in.t.mem.resize(in.mem[:in.off], int(min(max(need, 2*int64(cap(in.mem))), max(need, in.t.o.MaxObject))))
+		room := min(max(need, 2*int64(cap(in.mem))), max(need, in.t.o.MaxObject))
+		mem := in.t.mem.resize(in.mem[:in.off], int(room))
+		if mem == nil {
+			return in.t.noRun(room)
+		}
+		in.mem = mem
 	}
 	in.mem = in.mem[:need]
 	return nil
+}
+
+func (t *Table) noRun(n int64) error {
+	t.refused.Add(1)
+	return fmt.Errorf("%w: the system has no %d bytes in one run; cut the object, or allow the process more memory", transport.ErrFull, n)
 }
 
 func (in *incoming) Commit() error {
@@ -108,7 +120,7 @@ func (in *incoming) Abort() {
 	}
 	in.err = errEnded
 	in.t.mem.reserved.Add(-in.taken)
-	in.t.mem.giveBack(in.taken)
 	in.t.mem.recycle(in.mem)
+	in.t.mem.giveBack(in.taken)
 	in.mem = nil
 }

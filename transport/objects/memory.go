@@ -45,7 +45,7 @@ func (h *memory) take(n int64) bool {
 
 func (h *memory) giveBack(n int64) { h.used.Add(-n) }
 
-// alloc returns n bytes with undefined content that are counted already.
+// alloc returns n bytes with undefined content that are counted already, or nil where the system has no large n in one run.
 func (h *memory) alloc(n int) []byte {
 	var mem []byte
 	switch {
@@ -54,7 +54,7 @@ func (h *memory) alloc(n int) []byte {
 	case n <= rawmem.MinPages:
 		return make([]byte, n)
 	default:
-		mem, _ = h.pages.Get(n)
+		mem = h.pages.Try(n)
 	}
 	if over := h.used.Load() + h.pages.Idle() - h.limit; over > 0 {
 		h.pages.Trim(h.pages.Idle() - over)
@@ -76,12 +76,15 @@ func (h *memory) recycle(mem []byte) {
 	h.pages.Trim(h.maxIdle.Load())
 }
 
-// resize returns n bytes that begin with those of mem, which it takes.
+// resize returns n bytes that begin with those of mem, which it takes; or nil, as alloc, and takes nothing.
 func (h *memory) resize(mem []byte, n int) []byte {
 	if cap(mem) > rawmem.MinPages && n > rawmem.MinPages {
 		return h.pages.Resize(mem, n)
 	}
 	fresh := h.alloc(n)
+	if fresh == nil {
+		return nil
+	}
 	copy(fresh, mem)
 	h.recycle(mem)
 	return fresh
@@ -92,7 +95,10 @@ func (h *memory) fit(mem []byte) []byte {
 	if cap(mem)-len(mem) <= cap(mem)/4 {
 		return mem
 	}
-	return h.resize(mem, len(mem))
+	if fitting := h.resize(mem, len(mem)); fitting != nil {
+		return fitting
+	}
+	return mem
 }
 
 // collected reports whether mem is the garbage collector's.

@@ -3,6 +3,7 @@ package objects
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"unsafe"
 
@@ -16,13 +17,14 @@ import (
 // seen in its size.
 const sealed = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 
-// maxShares leaves half of the descriptors to connections.
+// maxShares leaves half of the descriptors to connections, and three quarters of the mappings that a process may have by default to others: each
+// memory file takes one of both.
 func maxShares() int64 {
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
 		return 256
 	}
-	return int64(min(lim.Cur/2, 1<<20))
+	return int64(min(lim.Cur/2, 16<<10))
 }
 
 // Share implements [Store]. The first Share of an object that no peer brought by Adopt moves it to a memory file, which costs a copy; later ones
@@ -73,7 +75,7 @@ func (t *Table) shareEntry(s *shard, e *entry) (*os.File, error) {
 	}
 	if t.shares.Add(1) > t.maxOpen {
 		t.shares.Add(-1)
-		return nil, fmt.Errorf("%w: %d objects are shared already, half of the descriptors that this process may have", errors.ErrUnsupported, t.maxOpen)
+		return nil, fmt.Errorf("%w: %d objects are shared already, the most that descriptors and mappings allow", errors.ErrUnsupported, t.maxOpen)
 	}
 	f, shared, err := t.memoryFile(b.Bytes())
 	if err != nil {
@@ -130,7 +132,7 @@ func (t *Table) memoryFile(data []byte) (_ *os.File, _ *transport.Buffer, err er
 	b, err := t.mapShared(f, size, size)
 	if err != nil {
 		_ = f.Close()
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
 	return f, b, nil
 }
@@ -176,31 +178,63 @@ func (t *Table) adopt(id string, f *os.File, size int64, o PutOptions) error {
 	if err := t.fits(length); err != nil {
 		return err
 	}
+	if held > t.o.Memory {
+		t.refused.Add(1)
+		return fmt.Errorf("%w: a memory file that holds %d bytes, the server has %d in all", transport.ErrTooLarge, held, t.o.Memory)
+	}
+	if t.shares.Add(1) > t.maxOpen {
+		t.shares.Add(-1)
+		return t.adoptCopy(id, f, size, o)
+	}
+	if err := t.adoptMapped(id, f, size, held, o); err != nil {
+		t.shares.Add(-1)
+		return err
+	}
+	return nil
+}
+
+func (t *Table) adoptMapped(id string, f *os.File, size, held int64, o PutOptions) error {
 	if err := t.reserve(held); err != nil {
 		return err
 	}
 	b, err := t.mapShared(f, size, held)
 	if err != nil {
 		t.mem.giveBack(held)
-		return err
-	}
-	e := &entry{id: id, size: size, buf: b}
-	keep := t.shares.Add(1) <= t.maxOpen
-	if keep {
-		e.share = f
-	} else {
-		t.shares.Add(-1)
-	}
-	if err := t.publish(e, o); err != nil {
-		b.Release()
-		if keep {
-			t.shares.Add(-1)
+		if errors.Is(err, unix.EACCES) {
+			return fmt.Errorf("%w: the memory file is not open for reading: %w", transport.ErrDenied, err)
 		}
+		return fmt.Errorf("%w: the memory file cannot be mapped: %w", transport.ErrUnavailable, err)
+	}
+	if err := t.publish(&entry{id: id, size: size, buf: b, share: f}, o); err != nil {
+		b.Release()
 		return err
 	}
-	if !keep {
-		_ = f.Close() // the mapping stays
+	return nil
+}
+
+// adoptCopy stores the content of f and closes it.
+func (t *Table) adoptCopy(id string, f *os.File, size int64, o PutOptions) error {
+	in, err := t.Create(id, size, o)
+	if err != nil {
+		return err
 	}
+	for off := int64(0); off < size; {
+		mem, err := in.Next(int(min(size-off, math.MaxInt32)))
+		if err == nil {
+			if _, err = f.ReadAt(mem, off); err != nil {
+				err = fmt.Errorf("%w: the memory file: %w", transport.ErrDenied, err)
+			}
+		}
+		if err != nil {
+			in.Abort()
+			return err
+		}
+		off += int64(len(mem))
+	}
+	if err := in.Commit(); err != nil {
+		return err
+	}
+	_ = f.Close() // only read
 	return nil
 }
 
@@ -217,6 +251,13 @@ func checkMemoryFile(f *os.File, size int64) (length, held int64, err error) {
 	if seals&sealed != sealed {
 		const how = "%w: the memory file can still be changed (seals %#x): unmap it, then seal it by F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_WRITE"
 		return 0, 0, fmt.Errorf(how, transport.ErrDenied, seals)
+	}
+	var fs unix.Statfs_t
+	if _, err := control(f, func(fd int) (int, error) { return 0, unix.Fstatfs(fd, &fs) }); err != nil {
+		return 0, 0, os.NewSyscallError("fstatfs", err)
+	}
+	if uint32(fs.Type) == unix.HUGETLBFS_MAGIC { // its pages may run out when they are touched, and its mappings end at whole huge pages only
+		return 0, 0, fmt.Errorf("%w: the memory file stands on reserved huge pages: make it without MFD_HUGETLB", transport.ErrDenied)
 	}
 	var st unix.Stat_t
 	if _, err := control(f, func(fd int) (int, error) { return 0, unix.Fstat(fd, &st) }); err != nil {

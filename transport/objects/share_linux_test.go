@@ -142,13 +142,23 @@ func TestShareRefused(t *testing.T) {
 	table.maxOpen = 0
 	_, _, err = table.Share("b")
 	check(t, wants(err, errors.ErrUnsupported, "descriptors"))
-	check(t, table.Adopt("c", memfd(t, 10_000, sealed), 10_000, PutOptions{})) // mapped, without the file
-	if n := table.shares.Load(); n != 0 || table.mem.used.Load() != 600_000+1000+12288 {
+	check(t, table.Adopt("c", memfd(t, 10_000, sealed), 9_999, PutOptions{})) // copied: mappings are as scarce as descriptors
+	if n := table.shares.Load(); n != 0 || table.mem.used.Load() != 600_000+1000+9_999 {
 		t.Errorf("%d files, %d bytes", n, table.mem.used.Load())
 	}
-	b, err := table.Get("b")
-	check(t, err)
-	b.Release()
+	check(t, table.Adopt("d", memfd(t, 10_000, sealed), 0, PutOptions{}))
+	for id, n := range map[string]int{"b": 1000, "c": 9_999, "d": 0} {
+		b, err := table.Get(id)
+		check(t, err)
+		if b.Backing() == transport.Mapped || !bytes.Equal(b.Bytes(), make([]byte, n)) {
+			t.Errorf("%s: %d bytes of %s memory, or other ones", id, b.Len(), b.Backing())
+		}
+		b.Release()
+	}
+	check(t, wants(table.Adopt("e", memfd(t, 500_000, sealed), 500_000, PutOptions{}), transport.ErrFull))
+	if n := newTable(t, TableOptions{}).maxOpen; n > 16<<10 {
+		t.Errorf("%d objects may be mapped, of 65,530 mappings that a process may have", n)
+	}
 }
 
 func TestAdoptRefuses(t *testing.T) {
@@ -175,6 +185,15 @@ func TestAdoptRefuses(t *testing.T) {
 	const futureWrite = 0x10
 	_, err = unix.FcntlInt(writable.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|futureWrite)
 	check(t, err)
+	fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_HUGETLB) // such a mapping ends at whole huge pages only
+	check(t, err)
+	huge := os.NewFile(uintptr(fd), "huge")
+	check(t, huge.Truncate(512<<20))
+	_, err = unix.FcntlInt(huge.Fd(), unix.F_ADD_SEALS, sealed)
+	check(t, err)
+	plain := memfd(t, 1000, sealed)
+	unreadable, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", plain.Fd()), os.O_WRONLY, 0)
+	check(t, err, plain.Close())
 	for name, c := range map[string]struct {
 		f    *os.File
 		size int64
@@ -192,6 +211,8 @@ func TestAdoptRefuses(t *testing.T) {
 		"shrinks":     {memfd(t, 1000, unix.F_SEAL_WRITE|unix.F_SEAL_GROW), 1000, transport.ErrDenied, "F_SEAL_SHRINK"},
 		"grows":       {memfd(t, 1000, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK), 1000, transport.ErrDenied, "F_SEAL_GROW"},
 		"writer":      {writable, 1000, transport.ErrDenied, "F_SEAL_WRITE"},
+		"huge pages":  {huge, 1000, transport.ErrDenied, "MFD_HUGETLB"},
+		"not to read": {unreadable, 1000, transport.ErrDenied, "reading"},
 		"short":       {memfd(t, 999, sealed), 1000, transport.ErrCorrupt, "999"},
 		"negative":    {memfd(t, 1000, sealed), -1, transport.ErrInvalidRange, "-1"},
 		"too large":   {memfd(t, 600_000, sealed), 600_000, transport.ErrTooLarge, "600000"},
@@ -260,4 +281,34 @@ func BenchmarkShare(b *testing.B) {
 			}
 		})
 	}
+}
+
+// An adopted file counts with whole pages: where those are more than all memory, nothing is spilled for it.
+func TestAdoptBeyondMemory(t *testing.T) {
+	table, _ := spilling(t, TableOptions{})
+	check(t, putN(table, 0))
+	check(t, wants(table.Adopt("a", memfd(t, 350_000, sealed), 350_000, PutOptions{}), transport.ErrTooLarge))
+	if n := table.Stats().Spills; n != 0 {
+		t.Errorf("%d objects were spilled", n)
+	}
+}
+
+// A spilled object that cannot be read just now is not corrupt.
+func TestSpillNoDescriptors(t *testing.T) {
+	table, _ := spilling(t, TableOptions{})
+	for i := range 4 {
+		check(t, putN(table, i))
+	}
+	var lim unix.Rlimit
+	check(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &lim))
+	low := lim
+	low.Cur = 3
+	check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &low))
+	_, err := table.Get("0")
+	check(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &lim))
+	check(t, wants(err, transport.ErrUnavailable, "descriptors"))
+	if errors.Is(err, transport.ErrCorrupt) {
+		t.Error(err)
+	}
+	wantN(t, table, 0)
 }

@@ -36,12 +36,12 @@ type spill struct {
 	bytes   atomic.Int64 // of objects
 	taken   atomic.Int64 // on disk
 	spills  atomic.Int64
+	closed  atomic.Bool
 	write   func(*os.File, []byte) (int, error) // os.File.Write; tests make it fail
 
 	mu      sync.Mutex // held while room is made
 	queue   []candidate
 	failing bool
-	closed  bool
 }
 
 // spilled names a file; the zero value is none.
@@ -179,25 +179,36 @@ func (s *spill) save(b *transport.Buffer) (spilled, error) {
 // read returns the object in file, mapped.
 func (s *spill) read(file spilled, size int64) (*transport.Buffer, error) {
 	f, err := s.root.Open(file.String())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: somebody else removed a spilled object: %w", transport.ErrCorrupt, err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: a spilled object cannot be read: %w", transport.ErrCorrupt, err)
+		return nil, unreadable(err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, unreadable(err)
 	}
 	if st.Size() != size { // touching what is not there would kill us
 		return nil, fmt.Errorf("%w: a spilled object has %d of %d bytes: somebody else changed its file", transport.ErrCorrupt, st.Size(), size)
 	}
-	return transport.Map(f, 0, size)
+	b, err := transport.Map(f, 0, size)
+	if err != nil {
+		return nil, unreadable(err)
+	}
+	return b, nil
+}
+
+func unreadable(err error) error {
+	return fmt.Errorf("%w: a spilled object cannot be read now: %w: descriptors, mappings and the disk may be at their limits", transport.ErrUnavailable, err)
 }
 
 // remove deletes a file whose object is gone.
 func (s *spill) remove(file spilled, size int64) {
 	s.objects.Add(-1)
 	s.bytes.Add(-size)
-	if err := s.root.Remove(file.String()); err != nil {
+	if err := s.root.Remove(file.String()); err != nil && !s.closed.Load() { // close removes them all
 		s.log.Warn("the file of a deleted object stays", "file", file.String(), "error", err)
 	}
 	s.taken.Add(-onDisk(size))
@@ -206,7 +217,7 @@ func (s *spill) remove(file spilled, size int64) {
 func (s *spill) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	s.closed.Store(true)
 	s.queue = nil
 	_ = s.root.Close()
 	err := s.parent.RemoveAll(s.name)
@@ -221,8 +232,11 @@ func (t *Table) makeRoom(n int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for scanned := 0; !t.mem.take(n); {
-		if s.closed || t.closed.Load() {
+		if s.closed.Load() || t.closed.Load() {
 			return transport.ErrClosed
+		}
+		if arriving := t.mem.reserved.Load(); n > t.mem.limit-arriving { // then nothing need move to disk in vain
+			return fmt.Errorf("%d bytes are arriving", arriving)
 		}
 		if len(s.queue) == 0 {
 			if s.queue = t.oldest(); len(s.queue) == 0 || scanned == maxScans {

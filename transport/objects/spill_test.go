@@ -310,3 +310,21 @@ func TestSpillClose(t *testing.T) {
 		t.Errorf("left: %v, %d bytes", files, table.mem.used.Load())
 	}
 }
+
+// What cannot have room whatever is spilled drives nothing to disk.
+func TestSpillInVain(t *testing.T) {
+	table, _ := spilling(t, TableOptions{})
+	in, err := table.Create("arriving", 200_000, PutOptions{})
+	check(t, err)
+	check(t, putN(table, 0))
+	_, err = table.Create("too much", 200_000, PutOptions{})
+	check(t, wants(err, transport.ErrFull, "are arriving"))
+	if n := table.Stats().Spills; n != 0 {
+		t.Errorf("%d objects were spilled", n)
+	}
+	in.Abort()
+	in, err = table.Create("fits now", 300_000, PutOptions{})
+	check(t, err)
+	in.Abort()
+	wantN(t, table, 0)
+}

@@ -379,3 +379,19 @@ func TestHeapGrowth(t *testing.T) {
 		}
 	}
 }
+
+// A limit larger than the machine lets peers announce more than the system maps. That is refused, and costs nothing.
+func TestCreateMoreThanTheSystemHas(t *testing.T) {
+	table := newTable(t, TableOptions{Memory: math.MaxInt64})
+	for _, size := range []int64{1 << 47, 1<<62 + 1, math.MaxInt64} {
+		in, err := table.Create("a", size, PutOptions{})
+		check(t, err)
+		_, err = in.Next(1)
+		check(t, wants(err, transport.ErrFull, "in one run"))
+		in.Abort()
+	}
+	check(t, put(table, "a", 5, []byte("bytes"), 5, PutOptions{}))
+	if st := table.Stats(); st.Reserved != 0 || st.Bytes != 5 {
+		t.Errorf("%+v", st)
+	}
+}

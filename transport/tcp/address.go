@@ -24,7 +24,7 @@ func parseAddress(addr string) (address, error) {
 	}
 	switch scheme {
 	case "unix":
-		if rest == "" || strings.ContainsRune(rest, 0) {
+		if rest == "" || rest[0] == '@' || strings.ContainsRune(rest, 0) { // @: a name without a file, which all users may reach
 			return address{}, fmt.Errorf("address %q: %w", addr, errAddress)
 		}
 		return address{scheme: scheme, network: "unix", rest: rest}, nil

@@ -555,3 +555,30 @@ func (s *scripted) Read(p []byte) (int, error) {
 
 func (s *scripted) SetReadDeadline(time.Time) error { return nil }
 func (s *scripted) RemoteAddr() net.Addr            { return nil }
+
+// A limit that passed while nobody read, since what came was still being worked on, is not the peer's fault.
+func TestCarrierLateReader(t *testing.T) {
+	each(t, CarrierOptions{Stall: time.Hour}, func(t *testing.T, a, b *carrier) {
+		const n = 1 << 20
+		sent := make(chan error, 1)
+		go func() {
+			sent <- a.WriteFrame(&native.Header{Type: native.TypeData}, nil, transport.Slices{pattern(1, n)})
+		}()
+		var h native.Header
+		if _, err := b.ReadFrame(&h); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, n)
+		if _, err := b.ReadBody(got[:n/2]); err != nil {
+			t.Fatal(err)
+		}
+		b.gate.limited, b.gate.mark = true, time.Now().Add(-2*time.Hour)
+		b.nc.SetReadDeadline(past)
+		if _, err := b.ReadBody(got[n/2:]); err != nil || !bytes.Equal(got, pattern(1, n)) {
+			t.Errorf("%v, or other bytes", err)
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	})
+}

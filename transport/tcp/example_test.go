@@ -50,5 +50,5 @@ func ExampleListen() {
 	_, err = tcp.Listen(context.Background(), "tcp://0.0.0.0:0", store, tcp.ListenOptions{})
 	fmt.Println(err)
 	// Output:
-	// denied by policy: 0.0.0.0:0 can be reached from other hosts: set a Token, TLS client certificates, or Insecure if all may come
+	// denied by policy: 0.0.0.0:0 can be reached from other hosts: set a Token, TLS client certificates (ClientAuth and ClientCAs), or Insecure if all may come
 }

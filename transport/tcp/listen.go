@@ -29,6 +29,8 @@ const (
 	refuseGrace = time.Second
 	// maxRefusing bounds how many such there are; those beyond are closed at once.
 	maxRefusing = 64
+	// maxSocketPath is how long the path of a unix socket may be; elsewhere than on Linux it may be less.
+	maxSocketPath = 107
 	// wsaRefused is what Windows has for ECONNREFUSED.
 	wsaRefused = syscall.Errno(10061)
 )
@@ -43,7 +45,7 @@ type ListenOptions struct {
 	TLS *tls.Config
 	// Insecure serves everybody who can reach a host that is not loopback. Without it such a host needs a Token or client certificates.
 	Insecure bool
-	// NoSameHost does without the unix socket by which clients on this host reach a TCP server faster. Where TLS asks for client certificates and there
+	// NoSameHost does without the unix socket by which clients on this host reach a TCP server faster. Where TLS may ask for client certificates and there
 	// is no Token there is none anyway, since nobody would show his certificate there.
 	NoSameHost bool
 	// RuntimeDir is where that socket is, in a directory of its own that is for this user only. Default: $XDG_RUNTIME_DIR, or the directory for
@@ -78,7 +80,7 @@ type Server struct {
 	local  string // path of the socket for clients of this host, or empty
 
 	listeners []net.Listener
-	clean     []func() // what remains to be done about them when they are closed
+	clean     []func() // what is to be done about them before they are closed
 	ctx       context.Context
 	cancel    context.CancelFunc
 	stopOnce  sync.Once
@@ -120,7 +122,7 @@ func Listen(ctx context.Context, addr string, store objects.Store, o ListenOptio
 	}
 	s.o.Host, s.o.Local = bootID(), ""
 	if a.network == "unix" {
-		err = s.listenPath(a)
+		err = s.listenPath(ctx, a)
 	} else {
 		err = s.listenHost(ctx, a)
 	}
@@ -137,12 +139,15 @@ func Listen(ctx context.Context, addr string, store objects.Store, o ListenOptio
 }
 
 // listenPath listens on the unix socket that was asked for.
-func (s *Server) listenPath(a address) error {
+func (s *Server) listenPath(ctx context.Context, a address) error {
 	path, err := filepath.Abs(a.rest)
 	if err != nil {
 		return err
 	}
-	unlock, err := lockDir(filepath.Dir(path))
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("unix://%s: a socket's path has at most %d bytes, this has %d: take a shorter path", path, maxSocketPath, len(path))
+	}
+	unlock, err := lockDir(ctx, filepath.Dir(path))
 	if err != nil {
 		return err
 	}
@@ -212,12 +217,14 @@ func (s *Server) listenHost(ctx context.Context, a address) error {
 	if a.host == "" {
 		a.rest = "127.0.0.1" + a.rest
 	}
-	mutual := false
+	mutual, asks := false, false // whether TLS checks all clients' certificates for sure, or may want some
 	if a.scheme == "tls" {
 		if s.o.TLS == nil || len(s.o.TLS.Certificates) == 0 && s.o.TLS.GetCertificate == nil && s.o.TLS.GetConfigForClient == nil {
 			return errors.New("tls:// needs a certificate: set ListenOptions.TLS.Certificates")
 		}
-		mutual = s.o.TLS.ClientAuth >= tls.RequireAndVerifyClientCert
+		// Without ClientCAs the system's authorities would do, who issue certificates to everybody.
+		mutual = s.o.TLS.ClientAuth >= tls.RequireAndVerifyClientCert && s.o.TLS.ClientCAs != nil
+		asks = s.o.TLS.ClientAuth != tls.NoClientCert || s.o.TLS.GetConfigForClient != nil
 		s.o.TLS = tuneTLS(s.o.TLS.Clone())
 	}
 	ta, err := net.ResolveTCPAddr("tcp", a.rest)
@@ -225,7 +232,7 @@ func (s *Server) listenHost(ctx context.Context, a address) error {
 		return err
 	}
 	if !ta.IP.IsLoopback() && !s.o.Insecure && !mutual && len(s.o.Token) == 0 {
-		return fmt.Errorf("%w: %s can be reached from other hosts: set a Token, TLS client certificates, or Insecure if all may come",
+		return fmt.Errorf("%w: %s can be reached from other hosts: set a Token, TLS client certificates (ClientAuth and ClientCAs), or Insecure if all may come",
 			transport.ErrDenied, a.rest)
 	}
 	l, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(ctx, "tcp", ta.String())
@@ -234,7 +241,7 @@ func (s *Server) listenHost(ctx context.Context, a address) error {
 	}
 	s.listeners = append(s.listeners, l)
 	s.addr = a.scheme + "://" + l.Addr().String()
-	if s.o.NoSameHost || mutual && len(s.o.Token) == 0 || s.o.Host == "" {
+	if s.o.NoSameHost || asks && len(s.o.Token) == 0 || s.o.Host == "" {
 		return nil
 	}
 	ul, err := listenLocal(s.o.RuntimeDir)
@@ -378,11 +385,11 @@ func (s *Server) stop() {
 		s.mu.Lock()
 		s.stopped = true
 		s.mu.Unlock()
+		for _, f := range s.clean { // while we listen nobody takes a socket for dead, replaces it, and has his own removed by us
+			f()
+		}
 		for _, l := range s.listeners {
 			l.Close()
-		}
-		for _, f := range s.clean {
-			f()
 		}
 	})
 }

@@ -2,5 +2,7 @@
 
 package tcp
 
+import "context"
+
 // lockDir does nothing here: of two servers that start at the same moment on one stale socket the last has it.
-func lockDir(string) (unlock func(), err error) { return func() {}, nil }
+func lockDir(context.Context, string) (unlock func(), err error) { return func() {}, nil }

@@ -25,6 +25,8 @@ import (
 const (
 	localDirPrefix = "proxyplane-"
 	localName      = "objects.sock"
+	// starting is how old a socket on which nobody listens must be before its server counts as dead: it may be just about to.
+	starting = time.Minute
 )
 
 // bootID names this run of this host's kernel. Containers of one host have the same.
@@ -76,7 +78,7 @@ func sweep(dir string) {
 		}
 		path := filepath.Join(dir, e.Name(), localName)
 		info, err := os.Lstat(path)
-		if err != nil || info.Mode().Type() != fs.ModeSocket {
+		if err != nil || info.Mode().Type() != fs.ModeSocket || time.Since(info.ModTime()) < starting {
 			continue
 		}
 		if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {

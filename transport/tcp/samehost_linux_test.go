@@ -2,6 +2,8 @@ package tcp
 
 import (
 	"bytes"
+	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -236,6 +238,10 @@ func TestSameHostLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	dead.Close() // as by kill -9: the file stays
+	old := time.Now().Add(-2 * starting)
+	if err := os.Chtimes(dead.Addr().String(), old, old); err != nil {
+		t.Fatal(err)
+	}
 	live, err := listenLocal(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -286,4 +292,83 @@ func TestSocketOptions(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A server that has just made its socket, and does not listen on it yet, is not taken for dead by another one that starts.
+func TestSameHostStarting(t *testing.T) {
+	dir := t.TempDir()
+	own := filepath.Join(dir, localDirPrefix+"starting")
+	if err := os.Mkdir(own, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(own, localName)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	sweep(dir)
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// Where TLS may ask for client certificates there is no way around it; with a token there is one, which asks for that.
+func TestSameHostCertificates(t *testing.T) {
+	asks := func(change func(*tls.Config)) *tls.Config {
+		cfg := serverTLS(false)
+		change(cfg)
+		return cfg
+	}
+	for name, cfg := range map[string]*tls.Config{
+		"any":  asks(func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }),
+		"some": asks(func(c *tls.Config) { c.ClientAuth = tls.VerifyClientCertIfGiven }),
+		"later": asks(func(c *tls.Config) {
+			c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return serverTLS(true), nil }
+		}),
+	} {
+		if s := listen(t, "tls://:0", table(t), ListenOptions{TLS: cfg}); s.Local() != "" {
+			t.Errorf("%s: %s", name, s.Local())
+		}
+		if s := listen(t, "tls://:0", table(t), ListenOptions{TLS: cfg, ServerOptions: native.ServerOptions{Token: []byte("t")}}); s.Local() == "" {
+			t.Errorf("%s: no socket with a token", name)
+		}
+	}
+	// Without an authority of one's own, the system's would do: any that issues certificates to everybody.
+	public := asks(func(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCert })
+	s, err := Listen(background(t), "tls://0.0.0.0:0", table(t), ListenOptions{TLS: public})
+	if !errors.Is(err, transport.ErrDenied) || !strings.Contains(err.Error(), "ClientCAs") {
+		t.Errorf("%v", err)
+	}
+	if err == nil {
+		s.Close()
+	}
+}
+
+// Who holds a lock on the directory, which anybody who can read it may, cannot make Listen wait for ever.
+func TestListenLocked(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := lockDir(background(t), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(background(t))
+	done := make(chan error, 1)
+	go func() {
+		_, err := Listen(ctx, "unix://"+dir+"/s", table(t), ListenOptions{})
+		done <- err
+	}()
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	unlock()
+	listen(t, "unix://"+dir+"/s", table(t), ListenOptions{})
+	_, err = Listen(background(t), "unix://"+dir+"/"+strings.Repeat("s", 120), table(t), ListenOptions{})
+	if err == nil || !strings.Contains(err.Error(), "shorter path") {
+		t.Errorf("%v", err)
+	}
 }

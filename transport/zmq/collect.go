@@ -16,6 +16,8 @@ const (
 	foresight = 128
 	// stride is the most that is read without a word that there is progress.
 	stride = 4 << 20
+	// slack is more than what a message holds beside its object. Lengths of objects are often powers of two: the last doubling would be for little.
+	slack = 4 << 10
 	// tiny messages are cheaper from the garbage collector.
 	tiny = 1 << 10
 )
@@ -45,7 +47,7 @@ func (c *collector) begin(n int64, more bool, expect int64) {
 // run reads to the end of the message. After native.ErrInterrupted it may be called again, to go on.
 func (c *collector) run(l link) error {
 	for {
-		if int64(c.n)+c.left > c.max {
+		if c.left > c.max-int64(c.n) { // their sum may be beyond int64
 			return fmt.Errorf("zmq: %s: %w: a message of more than %d bytes (MaxMessage)", l.remote(), transport.ErrTooLarge, c.max)
 		}
 		if c.buf == nil && !c.more && c.left > 0 {
@@ -94,7 +96,7 @@ func (c *collector) grow() {
 			c.buf = transport.FromBytes(make([]byte, c.left))
 			return
 		case c.more:
-			size = max(4*min(c.left, promised), c.foreseen())
+			size = max(4*min(c.left, promised)+slack, c.foreseen())
 		default:
 			size = c.left
 		}
@@ -116,7 +118,7 @@ func (c *collector) grow() {
 }
 
 // foreseen is how long the message is if it is like the last one. Their keys may differ by some bytes.
-func (c *collector) foreseen() int64 { return c.last.Load() + 4<<10 }
+func (c *collector) foreseen() int64 { return c.last.Load() + slack }
 
 // message returns what run has read; the caller owns it.
 func (c *collector) message() *transport.Buffer {

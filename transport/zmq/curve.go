@@ -249,9 +249,9 @@ func (w *wire) nextBoxed() (int64, bool, error) {
 
 // unboxed says what a command means that is not in a box: nothing good.
 func (w *wire) unboxed(n int64) error {
-	name, rest, _ := commandName(w.rbuf[w.r : w.r+int(n)])
-	if string(name) == "ERROR" {
-		return fmt.Errorf("zmq: %s: %w: the peer says: %q", w.remote(), transport.ErrUnavailable, reason(rest))
+	body := w.rbuf[w.r : w.r+int(n)]
+	if name, _, _ := commandName(body); string(name) == "ERROR" {
+		return w.obey(body)
 	}
 	return corrupt("%s: a command that is not encrypted", w.remote())
 }

@@ -54,6 +54,7 @@ type exchange struct {
 	size    int64         // how long the caller expects the answer to be
 	wake    chan struct{} // made when it waits: its answer is there, or it is to read
 	sending bool
+	hurried bool // its send must not wait any more
 	gone    bool // nobody waits for the answer
 	reply   *transport.Buffer
 	done    bool
@@ -94,6 +95,10 @@ func (e *Exchanger) ExchangeSize(ctx context.Context, req transport.Slices, size
 			return nil, ctx.Err()
 		}
 	}
+	if err := ctx.Err(); err != nil { // it ended while we waited
+		<-e.turn
+		return nil, err
+	}
 	x := &exchange{size: min(size, e.trust())}
 	s, err := e.enqueue(ctx, x)
 	if err != nil {
@@ -107,8 +112,13 @@ func (e *Exchanger) ExchangeSize(ctx context.Context, req transport.Slices, size
 	err = s.l.send(nil, nil, req, e.o.ChunkLength)
 	e.mu.Lock()
 	x.sending = false
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		e.fail(s, errGivenUp)
+	case err != nil:
 		e.fail(s, err)
+	case x.hurried:
+		s.l.(hurrier).calm()
 	}
 	e.mu.Unlock()
 	<-e.turn
@@ -152,6 +162,9 @@ func (e *Exchanger) enqueue(ctx context.Context, x *exchange) (*session, error) 
 	return e.s, nil
 }
 
+// errGivenUp is what the other calls on a connection get.
+var errGivenUp = fmt.Errorf("zmq: %w: the connection was closed: a request on it was given up in the middle of sending", transport.ErrUnavailable)
+
 var errExchangerClosed = fmt.Errorf("zmq: exchanger: %w", transport.ErrClosed)
 
 func (e *Exchanger) connect(ctx context.Context) (link, error) {
@@ -167,7 +180,13 @@ func (e *Exchanger) cancel(s *session, x *exchange) {
 	defer e.mu.Unlock()
 	switch {
 	case x.sending:
-		s.l.close() // what follows would be taken for the rest of the request
+		// What follows would be taken for the rest of the request, unless all of it has left.
+		if h, ok := s.l.(hurrier); ok {
+			x.hurried = true
+			h.hurry()
+		} else {
+			s.l.close()
+		}
 	case s.reading == x:
 		s.l.interrupt()
 	}

@@ -68,6 +68,11 @@ func (w *wire) reply(s string) error { return w.send(nil, nil, transport.Slices{
 // exchanger returns an Exchanger and the server's side of its connection.
 func exchanger(t testing.TB) (*fakePeer, *wire, *Exchanger) {
 	t.Helper()
+	return exchangerWith(t, DialOptions{})
+}
+
+func exchangerWith(t testing.TB, o DialOptions) (*fakePeer, *wire, *Exchanger) {
+	t.Helper()
 	p := newPeer(t)
 	got := make(chan *wire)
 	go func() {
@@ -78,7 +83,7 @@ func exchanger(t testing.TB) (*fakePeer, *wire, *Exchanger) {
 		w.reply("pong")
 		got <- w
 	}()
-	e, err := DialExchanger(testContext(t), p.addr(), DialOptions{})
+	e, err := DialExchanger(testContext(t), p.addr(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +143,8 @@ func TestExchangeCancelOthers(t *testing.T) {
 					w.nc.Write(rest[:7])
 					rest = rest[7:]
 				}
+				e.turn <- struct{}{} // not before the last sender knows that his request has left, which libzmq's link has to wait for
+				<-e.turn
 				cancel()
 				answer(t, calls[victim], "error: context canceled")
 				w.nc.Write(rest)
@@ -154,6 +161,64 @@ func TestExchangeCancelOthers(t *testing.T) {
 				w.reply("answer")
 				answer(t, last, "answer")
 			})
+		}
+	}
+}
+
+// lagging is a link on which the sender of "second" hears that it has left only after it was given up.
+type lagging struct {
+	*wire
+	left  chan struct{} // closed when it has left
+	heard chan struct{}
+	once  sync.Once
+}
+
+func (l *lagging) send(first, meta []byte, body transport.Slices, cut int) error {
+	err := l.wire.send(first, meta, body, cut)
+	if string(body.Join()) == "second" {
+		close(l.left)
+		<-l.heard
+	}
+	return err
+}
+
+func (l *lagging) hurry() {
+	l.wire.hurry()
+	l.once.Do(func() { close(l.heard) })
+}
+
+func (l *lagging) close() {
+	l.wire.close()
+	l.once.Do(func() { close(l.heard) })
+}
+
+// TestExchangeCancelSent: who gives up when his request has left, before he knows it, leaves others the connection.
+func TestExchangeCancelSent(t *testing.T) {
+	leakCheck(t)
+	ctx := testContext(t)
+	lag := &lagging{left: make(chan struct{}), heard: make(chan struct{})}
+	_, w, e := exchangerWith(t, DialOptions{connect: func(ctx context.Context, a address, o *DialOptions, hello [][]byte) (link, error) {
+		l, err := connectPure(ctx, a, o, hello)
+		if err != nil {
+			return nil, err
+		}
+		lag.wire = l.(*wire)
+		return lag, nil
+	}})
+	first := call(ctx, e, "first")
+	expect(t, w, "first")
+	cancelled, cancel := context.WithCancel(ctx)
+	second := call(cancelled, e, "second")
+	<-lag.left
+	cancel()
+	answer(t, second, "error: context canceled")
+	expect(t, w, "second")
+	third := call(ctx, e, "third") // what was done to the second harms it not
+	expect(t, w, "third")
+	for _, c := range []chan string{first, nil, third} {
+		w.reply("answer")
+		if c != nil {
+			answer(t, c, "answer")
 		}
 	}
 }

@@ -53,6 +53,13 @@ type link interface {
 // A staler is a link that can tell whether the peer has hung up while nobody reads. It does not wait, and does not see everything.
 type staler interface{ stale() bool }
 
+// A hurrier is a link that can have a send fail, and break the link, unless all of the message has left already. From hurry until
+// calm that holds for every send.
+type hurrier interface {
+	hurry()
+	calm()
+}
+
 const (
 	whole   = 0
 	asParts = -1

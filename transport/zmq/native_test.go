@@ -12,7 +12,9 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/proxyplane/proxyplane/transport"
@@ -291,11 +293,10 @@ func TestListenRefuses(t *testing.T) {
 	leakCheck(t)
 	ctx := testContext(t)
 	table := newTable(t)
-	if _, err := Listen(ctx, "tcp://0.0.0.0:0", table, ListenOptions{}); !errors.Is(err, transport.ErrDenied) {
-		t.Errorf("every interface: %v", err)
-	}
-	if _, err := Listen(ctx, "tcp://*:*", table, ListenOptions{}); !errors.Is(err, transport.ErrDenied) {
-		t.Errorf("every interface: %v", err)
+	for _, every := range []string{"tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://[::ffff:0.0.0.0]:0", "tcp://:0", "tcp://*:*"} {
+		if _, err := Listen(ctx, every, table, ListenOptions{}); !errors.Is(err, transport.ErrDenied) {
+			t.Errorf("%s: %v", every, err)
+		}
 	}
 	s, err := Listen(ctx, "tcp://*:*", table, ListenOptions{Insecure: true})
 	if err != nil {
@@ -443,4 +444,71 @@ func TestStall(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStrangers: who has not asked for anything yet may not sit on a connection for longer than a StallTimeout; who has, may.
+func TestStrangers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scripted(t, ListenOptions{Python: echo})
+		for name, c := range map[string]struct {
+			in   []byte
+			stay bool
+		}{
+			"silent":          {nil, false},
+			"hello":           {message(ping, nil), false},
+			"hello delimited": {message(nil, ping, nil), false},
+			"ping":            {message(nil, ping), false},
+			"request":         {message(nil, []byte("request")), true},
+		} {
+			server, client := net.Pipe()
+			var done atomic.Bool
+			go func() {
+				s.talk(newWire(server))
+				done.Store(true)
+			}()
+			go io.Copy(io.Discard, client)
+			client.Write(c.in)
+			time.Sleep(DefaultStallTimeout - time.Second)
+			if done.Load() {
+				t.Errorf("%s: it was hung up on too early", name)
+			}
+			time.Sleep(time.Hour)
+			if done.Load() == c.stay {
+				t.Errorf("%s: it was hung up on: %v", name, done.Load())
+			}
+			client.Close()
+			synctest.Wait()
+		}
+	})
+}
+
+// TestDrip: parts without bytes, and commands, are no progress.
+func TestDrip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scripted(t, ListenOptions{Python: echo})
+		for name, drip := range map[string][]byte{
+			"empty parts": frameBytes(flagMore, nil),
+			"commands":    frameBytes(flagCommand, []byte("\x04PING\x00\x00")),
+		} {
+			server, client := net.Pipe()
+			var wg sync.WaitGroup
+			wg.Go(func() { io.Copy(io.Discard, client) })
+			wg.Go(func() {
+				client.Write([]byte{flagMore, 0, flagMore, 1, 'x'})
+				for range 3600 {
+					time.Sleep(time.Second)
+					if _, err := client.Write(drip); err != nil {
+						return
+					}
+				}
+				t.Errorf("%s: it was not hung up on", name)
+				client.Close()
+			})
+			if err := s.talk(newWire(server)); !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("%s: %v", name, err)
+			}
+			client.Close()
+			wg.Wait()
+		}
+	})
 }

@@ -157,9 +157,9 @@ func (s *Server) talk(l link) error {
 }
 
 func (s *Server) converse(l link, p *python) error {
-	known := false // the peer has said hello
+	greeted := false // the peer has said hello
 	for {
-		p.guard.arm(s.o.IdleTimeout)
+		p.guard.arm(p.patience())
 		n, more, err := s.next(l)
 		p.guard.arm(s.o.StallTimeout)
 		switch {
@@ -167,18 +167,18 @@ func (s *Server) converse(l link, p *python) error {
 			return err
 		case n == 0 && more:
 			err = p.one()
-		case known:
+		case greeted:
 			s.engaged(l)
 			p.guard.stop()
 			return s.engine.ServeCarrier(s.ctx, newCarrier(l, true, n, more))
 		default:
 			err = s.hello(l, n, more)
-			known = true
+			greeted = true
 		}
 		if err != nil {
 			return err
 		}
-		known = known || p.hello
+		greeted = greeted || p.hello
 	}
 }
 
@@ -240,7 +240,17 @@ type python struct {
 	l     link
 	in    collector
 	hello bool // it was a client of ours that asked who we are
+	known bool // it had a request answered
 	guard guard
+}
+
+// patience is how long the next message may take to begin. Strangers, who may not be allowed to ask for anything, must not sit on all connections.
+func (p *python) patience() time.Duration {
+	idle, stall := p.s.o.IdleTimeout, p.s.o.StallTimeout
+	if !p.known && stall > 0 && (idle <= 0 || idle > stall) {
+		return stall
+	}
+	return idle
 }
 
 // guard closes a link on which there is no progress. It belongs to one goroutine, which arms it again and again.
@@ -327,6 +337,7 @@ func (p *python) answer(req *transport.Buffer) error {
 	if err != nil {
 		return fmt.Errorf("zmq: a request of a Python client: %w", err)
 	}
+	p.known = true
 	p.guard.arm(p.s.o.StallTimeout * time.Duration(1+reply.Len()/stride))
 	return p.l.send(nil, nil, reply, p.s.o.ChunkLength)
 }

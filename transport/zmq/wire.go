@@ -103,6 +103,10 @@ func (w *wire) interrupt() {
 	w.interrupting.Unlock()
 }
 
+// hurry and calm implement hurrier.
+func (w *wire) hurry() { w.nc.SetWriteDeadline(past) }
+func (w *wire) calm()  { w.nc.SetWriteDeadline(time.Time{}) }
+
 // readError says what err, which a read returned, means.
 func (w *wire) readError(err error) error {
 	switch {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -260,6 +261,7 @@ func TestHostileFrames(t *testing.T) {
 		"late error":           {append(clientHandshake("REQ"), frameBytes(4, []byte("\x05ERROR\x01x"))...), transport.ErrUnavailable},
 		"huge request":         {slices.Concat(clientHandshake("REQ"), []byte{1, 0}, long(1, 1<<40)), transport.ErrTooLarge},
 		"requests in sum":      {slices.Concat(clientHandshake("REQ"), []byte{1, 0}, frameBytes(1, make([]byte, 1<<20)), frameBytes(0, []byte{1})), transport.ErrTooLarge},
+		"sum beyond int64":     {slices.Concat(clientHandshake("REQ"), []byte{1, 0, 1, 1, 'x'}, long(0, 1<<63-1), make([]byte, 2<<20)), transport.ErrTooLarge},
 		"promised":             {slices.Concat(clientHandshake("REQ"), []byte{1, 0}, long(0, 1<<20)), transport.ErrUnavailable},
 		"no hello":             {slices.Concat(clientHandshake("DEALER"), message(head(native.Header{}))), transport.ErrCorrupt},
 		"a hello cut":          {slices.Concat(clientHandshake("DEALER"), message(ping)), transport.ErrCorrupt},
@@ -308,10 +310,22 @@ func TestGrowth(t *testing.T) {
 		}
 		b.Release()
 	}
-	// A promise of 32 MiB of which little comes.
-	w := newWire(&script{in: append(binary.BigEndian.AppendUint64([]byte{2}, 32<<20), make([]byte, 4096)...)})
-	c := collector{max: 64 << 20, pool: pool, last: last}
+	// An object whose length is a power of two: what surrounds it must not double the memory, which copies all of it once more.
+	w := newWire(&script{in: message(append(slices.Repeat([][]byte{make([]byte, 65536)}, 64), make([]byte, 200))...)})
+	c := collector{max: 64 << 20, pool: pool, last: new(atomic.Int64)}
 	n, more, _ := w.next()
+	c.begin(n, more, 0)
+	if err := c.run(w); err != nil {
+		t.Error(err)
+	}
+	if c.buf.Len() > 5<<20 {
+		t.Errorf("%d bytes of memory for 4 MiB and 200 bytes", c.buf.Len())
+	}
+	c.drop()
+	// A promise of 32 MiB of which little comes.
+	w = newWire(&script{in: append(binary.BigEndian.AppendUint64([]byte{2}, 32<<20), make([]byte, 4096)...)})
+	c = collector{max: 64 << 20, pool: pool, last: last}
+	n, more, _ = w.next()
 	c.begin(n, more, 0)
 	if err := c.run(w); !errors.Is(err, transport.ErrUnavailable) {
 		t.Error(err)

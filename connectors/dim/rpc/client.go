@@ -27,6 +27,14 @@ type Client struct {
 
 var _ objects.Client = (*Client)(nil)
 
+// A sizer is an Exchanger that has memory for an answer at once if it knows how long that will be.
+type sizer interface {
+	ExchangeSize(ctx context.Context, req transport.Slices, size int64) (*transport.Buffer, error)
+}
+
+// answerHead is more than what an answer holds beside the object, but for keys of an unusual length.
+const answerHead = 4 << 10
+
 // NewClient returns a Client over x, which it takes: Close closes it. kind is the dim_type of the keys: "zmq", "ucx" or "margo".
 func NewClient(x objects.Exchanger, kind string, o ClientOptions) *Client {
 	return &Client{x: x, key: connectors.DIMKey{DIMType: kind, PeerHost: o.Host, PeerPort: int64(o.Port)}}
@@ -42,7 +50,14 @@ func (c *Client) call(ctx context.Context, op, id string, size int64, obj transp
 	if err := checkID(id, 1<<16); err != nil {
 		return Response{}, err
 	}
-	msg, err := c.x.Exchange(ctx, EncodeRequest(op, key, obj))
+	req := EncodeRequest(op, key, obj)
+	var msg *transport.Buffer
+	var err error
+	if x, ok := c.x.(sizer); ok && op == OpGet && size > 0 {
+		msg, err = x.ExchangeSize(ctx, req, size+answerHead)
+	} else {
+		msg, err = c.x.Exchange(ctx, req)
+	}
 	if err != nil {
 		return Response{}, err
 	}

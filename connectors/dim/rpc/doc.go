@@ -1,5 +1,6 @@
 // Package rpc is the request and response that ProxyStore's distributed in-memory connectors (zmq, ucx, margo) exchange with their servers: two
-// Python dataclasses, pickled. It has both ends: a [objects.Handler] that serves Python's clients from a Store, and a [objects.Client] for Python's servers.
+// Python dataclasses, pickled. It has both ends: a [objects.Handler] that serves Python's clients from a Store, and a [objects.Client] for Python's
+// servers.
 //
 // # Sources
 //
@@ -9,10 +10,10 @@
 //
 // # Wire format
 //
-// A message is "PK\n" and a pickle of protocol 5, or "CP\n" where pickle refused and cloudpickle did not (a memoryview as data); "03\n" and "04\n" of
-// ProxyStore 0.6 are read too. Its object is RPC(operation, key, data) or RPCResponse(operation, key, data, exists, exception), and key is
-// DIMKey(dim_type, obj_id, size, peer_host, peer_port). Operations are "exists", "evict", "get" and "put". How a message travels is the
-// transport's: one ZeroMQ message in frames of 64 KiB, one object of ucx-py.
+// A message is "PK\n" and a pickle of protocol 5, or "CP\n" where pickle refused and cloudpickle did not (a memoryview as data). Who writes "03\n"
+// or "04\n", as ProxyStore 0.6 does, is answered with "03\n", since that reads nothing else. The object is RPC(operation, key, data) or
+// RPCResponse(operation, key, data, exists, exception), and key is DIMKey(dim_type, obj_id, size, peer_host, peer_port). Operations are "exists",
+// "evict", "get" and "put". How a message travels is the transport's: one ZeroMQ message in frames of 64 KiB, one object of ucx-py.
 //
 // Python gives a get's data back as the very object that was put, so a bytearray stays one. Here every object is bytes, which is what Python's
 // deserialize wants as much. An str is refused: Python would store it, but no store could read it.

@@ -35,7 +35,7 @@ func NewHandler(store objects.Store, o HandlerOptions) objects.Handler {
 		if errors.Is(err, errTag) {
 			return nil, nil, err
 		}
-		answer := reply{op: r.Op, old: r.old}
+		answer := reply{op: r.Op, form: r.form}
 		if r.Key.DIMType != "" || r.Key.ObjID != "" {
 			answer.key = &r.Key
 		}

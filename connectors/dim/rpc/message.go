@@ -22,7 +22,7 @@ const (
 	OpPut    = "put"
 )
 
-// models is where the classes are. Before proxystore-ex they were part of ProxyStore, under the second name; a response names the same as its
+// models is where the classes are. Before proxystore-ex they were part of ProxyStore, under the second name. A response names the same as its
 // request.
 const (
 	models    = "proxystore_ex.connectors.dim.models"
@@ -39,7 +39,7 @@ type Request struct {
 	Key  connectors.DIMKey
 	Data *transport.Buffer // nil for None; else a view that the Request owns
 
-	old bool // the class is of oldModels
+	form form
 }
 
 // Release releases the data.
@@ -63,6 +63,12 @@ func (r *Response) Release() {
 	r.Data = nil
 }
 
+// form is how a peer's ProxyStore writes messages, and the only one that it reads.
+type form struct {
+	tag06 bool // the tags are those of ProxyStore 0.6
+	old   bool // the classes are in oldModels
+}
+
 // errTag is a message that does not even begin like one.
 var errTag = fmt.Errorf("%w: the message has no tag of a pickled object", transport.ErrCorrupt)
 
@@ -74,11 +80,10 @@ func corrupt(format string, args ...any) error {
 // transport.ErrCorrupt, the Request says as much as could be read, and has no data.
 func DecodeRequest(msg *transport.Buffer) (Request, error) {
 	var r Request
-	f, old, err := fields(msg, "RPC")
-	if err != nil {
+	f, form, err := fields(msg, "RPC")
+	if r.form = form; err != nil {
 		return r, err
 	}
-	r.old = old
 	if r.Op, r.Key, err = head(f); err != nil {
 		return r, err
 	}
@@ -113,39 +118,41 @@ func DecodeResponse(msg *transport.Buffer) (Response, error) {
 }
 
 // fields returns the attributes of the dataclass in a message.
-func fields(msg *transport.Buffer, class string) (f *pickle.Dict, old bool, err error) {
+func fields(msg *transport.Buffer, class string) (f *pickle.Dict, form form, err error) {
 	raw := msg.Bytes()
 	if len(raw) < 3 || raw[2] != '\n' {
-		return nil, false, errTag
+		return nil, form, errTag
 	}
 	switch string(raw[:2]) {
-	case "PK", "CP", "03", "04":
+	case "PK", "CP":
+	case "03", "04":
+		form.tag06 = true
 	default:
-		return nil, false, errTag
+		return nil, form, errTag
 	}
 	v, err := pickle.DecodeWith(raw[3:], limits)
 	if err != nil {
 		if errors.Is(err, pickle.ErrTooLarge) {
 			err = fmt.Errorf("%w (is the data of an RPC an object other than bytes?)", err)
 		}
-		return nil, false, corrupt("%w", err)
+		return nil, form, corrupt("%w", err)
 	}
 	obj, ok := v.(*pickle.Object)
 	if !ok {
-		return nil, false, corrupt("the message is %T, not an %s", v, class)
+		return nil, form, corrupt("the message is %T, not an %s", v, class)
 	}
 	switch {
 	case obj.Is(models, class):
 	case obj.Is(oldModels, class):
-		old = true
+		form.old = true
 	default:
 		g, _ := obj.Class()
-		return nil, false, corrupt("the message is a %.100q, not an %s", g.String(), class)
+		return nil, form, corrupt("the message is a %.100q, not an %s", g.String(), class)
 	}
 	if f, ok = obj.Fields(); !ok {
-		return nil, old, corrupt("the %s has no attributes", class)
+		return nil, form, corrupt("the %s has no attributes", class)
 	}
-	return f, old, nil
+	return f, form, nil
 }
 
 // head returns the operation and the key.
@@ -164,15 +171,28 @@ func head(f *pickle.Dict) (op string, key connectors.DIMKey, err error) {
 	var is [5]bool
 	key.DIMType, is[0] = a[0].(string)
 	key.ObjID, is[1] = a[1].(string)
-	key.Size, is[2] = a[2].(int64)
+	key.Size, is[2] = integer(a[2])
 	key.PeerHost, is[3] = a[3].(string)
-	key.PeerPort, is[4] = a[4].(int64)
+	key.PeerPort, is[4] = integer(a[4])
 	for i, ok := range is {
 		if !ok {
 			return op, connectors.DIMKey{}, corrupt("field %d of the DIMKey is %T", i, a[i])
 		}
 	}
 	return op, key, nil
+}
+
+// integer reads an int, or one of numpy's, which keys out of tables have. To Python both are equal, so that an answer may have the first.
+func integer(v any) (int64, bool) {
+	switch v := v.(type) {
+	case int64:
+		return v, true
+	case *pickle.Object:
+		var n int64
+		err := pickle.ConvertWith(v, &n, limits)
+		return n, err == nil
+	}
+	return 0, false
 }
 
 // data returns the object as a view into the message; nil for None.
@@ -222,7 +242,7 @@ const (
 // EncodeRequest returns the message of an RPC. obj is its data; nil is None. It borrows obj for as long as the message lives, which has its parts
 // between a head and a tail. Size and the strings of the key are sent as they are.
 func EncodeRequest(op string, key connectors.DIMKey, obj transport.Slices) transport.Slices {
-	b := begin("RPC", op, &key, false)
+	b := begin("RPC", op, &key, form{})
 	return finish(b, obj, obj != nil, nil)
 }
 
@@ -230,7 +250,7 @@ func EncodeRequest(op string, key connectors.DIMKey, obj transport.Slices) trans
 type reply struct {
 	op     string
 	key    *connectors.DIMKey // nil is None
-	old    bool
+	form   form
 	exists int8   // 0 is None, 1 True, -1 False
 	class  string // of the exception, in builtins; "" is None
 	text   string
@@ -238,7 +258,7 @@ type reply struct {
 
 // encode returns the message, with data between its head and its tail; has tells no bytes from None.
 func (r *reply) encode(data []byte, has bool) transport.Slices {
-	b := begin("RPCResponse", r.op, r.key, r.old)
+	b := begin("RPCResponse", r.op, r.key, r.form)
 	tail := make([]byte, 0, 64+len(r.class)+len(r.text))
 	tail = appendStr(tail, "exists")
 	switch r.exists {
@@ -263,9 +283,12 @@ func (r *reply) encode(data []byte, has bool) transport.Slices {
 }
 
 // begin returns a message up to the value of data: its tag, the head of a frame whose length is not known yet, and the object half made.
-func begin(class, op string, key *connectors.DIMKey, old bool) []byte {
-	module := models
-	if old {
+func begin(class, op string, key *connectors.DIMKey, form form) []byte {
+	tag, module := "PK\n", models
+	if form.tag06 {
+		tag = "03\n"
+	}
+	if form.old {
 		module = oldModels
 	}
 	n := 160 + len(op)
@@ -273,7 +296,7 @@ func begin(class, op string, key *connectors.DIMKey, old bool) []byte {
 		n += len(key.DIMType) + len(key.ObjID) + len(key.PeerHost)
 	}
 	b := make([]byte, 0, n)
-	b = append(b, "PK\n"+opProto+opFrame+"\x00\x00\x00\x00\x00\x00\x00\x00"...)
+	b = append(append(b, tag...), opProto+opFrame+"\x00\x00\x00\x00\x00\x00\x00\x00"...)
 	b = appendStr(b, module)
 	b = append(b, opMemoize...)
 	b = appendStr(b, class)

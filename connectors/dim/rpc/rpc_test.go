@@ -16,6 +16,7 @@ import (
 	"github.com/proxyplane/proxyplane/serialize/pickle"
 	"github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/objects"
+	"github.com/proxyplane/proxyplane/transport/zmq"
 )
 
 // golden returns the messages that testdata/record.py recorded.
@@ -152,6 +153,47 @@ func (x *handled) Exchange(ctx context.Context, req transport.Slices) (*transpor
 	return message(x.t, raw), nil
 }
 
+// sized is an Exchanger that is told sizes.
+type sized struct {
+	handled
+	size int64
+}
+
+func (x *sized) ExchangeSize(ctx context.Context, req transport.Slices, size int64) (*transport.Buffer, error) {
+	x.size = size
+	return x.Exchange(ctx, req)
+}
+
+var _ sizer = (*zmq.Exchanger)(nil)
+
+// TestClientSize: memory for an object whose size is known is had once.
+func TestClientSize(t *testing.T) {
+	balanced(t)
+	x := &sized{handled: handled{h: NewHandler(newStore(t), HandlerOptions{}), t: t}}
+	c := NewClient(x, "zmq", ClientOptions{Host: strings.Repeat("h", 255), Port: 1 << 20})
+	id := strings.Repeat("i", 1024)
+	answer := 0
+	x.mangle = func(b []byte) []byte {
+		answer = len(b)
+		return b
+	}
+	const n = 100_000
+	if err := c.Put(t.Context(), id, transport.Slices{make([]byte, n)}, objects.PutOptions{}); err != nil || x.size != 0 {
+		t.Fatal(err, x.size)
+	}
+	b, err := c.Get(t.Context(), id, 0, -1, n)
+	if err != nil || b.Len() != n {
+		t.Fatal(err)
+	}
+	b.Release()
+	if x.size < int64(answer) || x.size > int64(answer)+answerHead {
+		t.Errorf("%d bytes were expected, %d came", x.size, answer)
+	}
+	if _, err := c.Exists(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+}
+
 func (x *handled) Close() error {
 	x.closed++
 	return nil
@@ -185,6 +227,7 @@ func TestGoldenRequests(t *testing.T) {
 		"put large bytearray":  {op: "put", key: key, data: strings.Repeat("h", 3_000_000), view: true},
 		"get":                  {op: "get", key: key, data: "-"},
 		"get big key":          {op: "get", key: big, data: "-"},
+		"get numpy key":        {op: "get", key: key, data: "-"},
 		"exists":               {op: "exists", key: key, data: "-"},
 		"evict":                {op: "evict", key: key, data: "-"},
 		"plain tuple as key":   {op: "get", err: "no DIMKey"},
@@ -483,9 +526,18 @@ func TestHandlerHostile(t *testing.T) {
 		t.Errorf("something was stored: %v", s.objs)
 	}
 	// A client of a ProxyStore that had the connectors itself gets classes that it has.
-	reply, _, err := h(t.Context(), message(t, finish(begin("RPC", OpExists, &key, true), nil, false, nil)...))
+	reply, _, err := h(t.Context(), message(t, finish(begin("RPC", OpExists, &key, form{old: true}), nil, false, nil)...))
 	if want := "\x20" + oldModels; err != nil || !bytes.Contains(reply.Join(), []byte(want)) {
 		t.Errorf("%q, %v, want %q in it", reply, err, want)
+	}
+	// One of ProxyStore 0.6 knows tags as it writes them itself, and no others.
+	for tag, want := range map[string]string{"PK": "PK", "CP": "PK", "03": "03", "04": "03"} {
+		for name, msg := range map[string][]byte{"an RPC": msgs["get"], "a str": msgs["put str"], "no RPC": msgs["a dict"]} {
+			reply, _, err := h(t.Context(), message(t, []byte(tag), msg[2:]))
+			if err != nil || !bytes.HasPrefix(reply.Join(), []byte(want+"\n")) {
+				t.Errorf("%s with tag %s: %q, %v, want tag %s", name, tag, reply, err, want)
+			}
+		}
 	}
 }
 

@@ -1,6 +1,6 @@
 """Records messages of ProxyStore's distributed in-memory connectors, for the tests of package rpc: testdata/golden.json.
 
-Run with ProxyStore 1.1.0 and proxystore-ex installed: python testdata/record.py
+Run with ProxyStore 1.1.0, proxystore-ex and numpy installed: python testdata/record.py
 Large data is shortened in the file: a run of one byte of 1000 or more is written as that byte and its count.
 """
 
@@ -11,6 +11,7 @@ import pickle
 import re
 
 import cloudpickle
+import numpy
 import proxystore
 from proxystore.serialize import serialize
 from proxystore_ex.connectors.dim.models import DIMKey
@@ -39,6 +40,7 @@ messages = {
     'put large bytearray': serialize(RPC('put', KEY, bytearray(b'h' * 3_000_000))),
     'get': serialize(RPC('get', KEY)),
     'get big key': serialize(RPC('get', BIG)),
+    'get numpy key': serialize(RPC('get', KEY._replace(size=numpy.int64(5), peer_port=numpy.uint16(5555)))),
     'exists': serialize(RPC('exists', KEY)),
     'evict': serialize(RPC('evict', KEY)),
     'plain tuple as key': serialize(RPC('get', tuple(KEY))),
