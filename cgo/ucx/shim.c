@@ -558,6 +558,11 @@ pxu_result pxu_stream_recv(pxu_worker *w, pxu_ep *e, void *dst, size_t n, uint64
 	return started(w, s, token, got, 0);
 }
 
+ucp_ep_h pxu_stream_ready(pxu_worker *w) {
+	ucp_stream_poll_ep_t ep;
+	return ucp_stream_worker_poll(w->worker, &ep, 1, 0) == 1 ? ep.ep : NULL;
+}
+
 pxu_result pxu_put(pxu_worker *w, pxu_ep *e, const void *data, size_t n, uint64_t raddr, ucp_rkey_h rkey, uint64_t token) {
 	ucp_request_param_t p = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK, .cb.send = on_send};
 	return started(w, ucp_put_nbx(e->h, data, n, raddr, rkey, &p), token, n, 0);

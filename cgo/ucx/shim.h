@@ -96,6 +96,8 @@ pxu_result pxu_tag_recv(pxu_worker *w, uint64_t tag, uint64_t mask, void *dst, s
 int pxu_tag_probe(pxu_worker *w, uint64_t tag, uint64_t mask, uint64_t *length, uint64_t *sender);
 pxu_result pxu_stream_send(pxu_worker *w, pxu_ep *e, const void *data, size_t n, uint64_t token);
 pxu_result pxu_stream_recv(pxu_worker *w, pxu_ep *e, void *dst, size_t n, uint64_t token);
+// pxu_stream_ready returns an endpoint whose stream has bytes that no receive waits for, once until it is received from, or NULL.
+ucp_ep_h pxu_stream_ready(pxu_worker *w);
 pxu_result pxu_put(pxu_worker *w, pxu_ep *e, const void *data, size_t n, uint64_t raddr, ucp_rkey_h rkey, uint64_t token);
 pxu_result pxu_get(pxu_worker *w, pxu_ep *e, void *dst, size_t n, uint64_t raddr, ucp_rkey_h rkey, ucp_mem_h memh, uint64_t token);
 void pxu_cancel(pxu_worker *w, void *request);

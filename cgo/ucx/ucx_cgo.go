@@ -18,12 +18,14 @@ package ucx
 #cgo nocallback pxu_tag_probe
 #cgo nocallback pxu_stream_send
 #cgo nocallback pxu_stream_recv
+#cgo nocallback pxu_stream_ready
 #cgo nocallback pxu_put
 #cgo nocallback pxu_get
 #cgo nocallback pxu_cancel
 #cgo nocallback pxu_forget
 #cgo noescape pxu_progress
 #cgo noescape pxu_tag_probe
+#cgo noescape pxu_stream_ready
 #cgo nocallback ucp_worker_arm
 #cgo noescape ucp_worker_arm
 #cgo nocallback ucp_worker_signal
@@ -654,6 +656,11 @@ func (e *Endpoint) SendStream(body []byte, token uint64) (Result, error) {
 func (e *Endpoint) RecvStream(dst []byte, token uint64) (Result, error) {
 	return result(C.pxu_stream_recv(e.w.w, e.e, data(dst), C.size_t(len(dst)), C.uint64_t(token)))
 }
+
+// StreamReady returns an endpoint whose stream has bytes that no RecvStream waits for, and each once until it is received from. 0: there is none.
+//
+// Implements: ssize_t ucp_stream_worker_poll(ucp_worker_h worker, ucp_stream_poll_ep_t *poll_eps, size_t max_eps, unsigned flags)
+func (w *Worker) StreamReady() Handle { return Handle(uintptr(unsafe.Pointer(C.pxu_stream_ready(w.w)))) }
 
 // Put writes body into the peer's memory at addr. The peer has it when a Flush after it has ended.
 //

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -670,7 +671,11 @@ func TestGuard(t *testing.T) {
 		cc = []string{"cc"}
 	}
 	program := filepath.Join(t.TempDir(), "clash")
-	args := append(cc[1:], "-o", program, "testdata/clash.c", "guard.c", "-lucs", "-ldl")
+	flags, err := exec.Command("pkg-config", "--cflags", "--libs", "ucx").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := slices.Concat(cc[1:], []string{"-o", program, "testdata/clash.c", "guard.c"}, strings.Fields(string(flags)), []string{"-ldl"})
 	if out, err := exec.Command(cc[0], args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -185,6 +185,9 @@ func (e *Endpoint) RecvStream(dst []byte, token uint64) (Result, error) {
 	return Result{Done: true}, ErrNotBuilt
 }
 
+// StreamReady returns an endpoint whose stream has bytes that no RecvStream waits for, and each once until it is received from. 0: there is none.
+func (w *Worker) StreamReady() Handle { return 0 }
+
 // Put writes body into the peer's memory at addr. The peer has it when a Flush after it has ended.
 func (e *Endpoint) Put(body []byte, addr uint64, key *RemoteKey, token uint64) (Result, error) {
 	return Result{Done: true}, ErrNotBuilt

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/connectors/dim/rpc"
 	"github.com/proxyplane/proxyplane/transport/native"
 	"github.com/proxyplane/proxyplane/transport/objects"
@@ -93,7 +94,16 @@ or, for zmq, of Python's ZeroMQConnector. Exit code 0 if it answers.`,
 
 func pingError(e endpoint, err error, timeout time.Duration) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fail(exitUnavailable, "%s %s did not answer within %v (--timeout)", e.transport, e.addr, timeout)
+		return fail(exitUnavailable, "%s %s did not answer within %v (--timeout); see that the server there is of transport %s, and not stopped", e.transport, e.addr,
+			timeout, e.transport)
+	}
+	switch {
+	case errors.Is(err, connectors.ErrDenied):
+		return fmt.Errorf("%s %s: %w; give what the server was started with: --token-file, --tls-ca or --curve-server-key", e.transport, e.addr, err)
+	case errors.Is(err, connectors.ErrNotBuilt):
+	case errors.Is(err, connectors.ErrUnavailable), errors.Is(err, connectors.ErrCorrupt):
+		return fmt.Errorf("%s %s: %w; see that an object server of transport %s listens there, with TLS or CURVE as you said, or name another --transport", e.transport, e.addr, err,
+			e.transport)
 	}
 	return fmt.Errorf("%s %s: %w", e.transport, e.addr, err)
 }
@@ -129,6 +139,9 @@ func dialEndpoint(ctx context.Context, e endpoint, o native.ClientOptions, secur
 		client, err := c.Client(ctx)
 		if err != nil {
 			return nil, "", err
+		}
+		if libzmq {
+			return client, "zmq (libzmq)", nil
 		}
 		return client, "zmq", nil
 	case "ucx":

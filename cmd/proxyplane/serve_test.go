@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -208,6 +209,36 @@ func TestServe(t *testing.T) {
 	}
 	if _, err := tcp.Get(t.Context(), key); !connectors.Retryable(err) {
 		t.Errorf("a server that has ended: %v", err)
+	}
+}
+
+// TestServeDrainWaits: who waits for an object that may never come does not hold up the end of the server.
+func TestServeDrainWaits(t *testing.T) {
+	e := newEnv(t)
+	s := e.serve("--listen", "127.0.0.1:0", "--transport", "tcp", "--listen", "127.0.0.1:0", "--transport", "zmq", "--metrics-listen", ":0")
+	var ended []chan error
+	for i, kind := range []string{"tcp", "zmq"} {
+		c := openConnector(t, kind, map[string]any{"address": "127.0.0.1", "port": s.port(i)})
+		key, err := c.(connectors.Deferrer).NewKey(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- connectors.Wait(t.Context(), c, key, connectors.Polling{}) }()
+		ended = append(ended, done)
+	}
+	for {
+		if _, page := s.get("/metrics"); strings.Contains(page, "proxyplane_server_waiting_calls 2\n") {
+			break
+		}
+	}
+	if code := s.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d\n%s", code, s.log)
+	}
+	for _, done := range ended {
+		if err := <-done; !errors.Is(err, connectors.ErrUnavailable) {
+			t.Errorf("the wait ended with %v", err)
+		}
 	}
 }
 

@@ -170,7 +170,8 @@ func (c *Connector) findOwn(ctx context.Context) error {
 		case ctx.Err() != nil, !startable(err), c.foreign:
 			return err
 		case c.lazy():
-			return fmt.Errorf("%w; start one there with proxyplane serve --transport %s, or let the connector start one: drop option connect_only", err, first.dimType)
+			return fmt.Errorf("%w; start one there with proxyplane serve --transport %s; option connect_only, which commands set, keeps the connector from starting one itself",
+				err, first.dimType)
 		}
 	}
 	if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
@@ -425,12 +426,11 @@ func (c *Connector) explain(at peer, err error) error {
 	case c.life.Err() == nil && errors.Is(err, connectors.ErrClosed): // not this connector, but the server or the connection
 		return fmt.Errorf("%w: the object server at %s has ended (%v)", connectors.ErrUnavailable, at, err)
 	case errors.Is(err, connectors.ErrFull):
-		return fmt.Errorf("%w (%s); evict objects, give them a ttl, or give the server more memory (option memory, serve --memory) or a directory to spill to "+
-			"(spill_dir, --spill-dir)", err, at)
+		return fmt.Errorf("%w (object server %s; of one within a process these are options memory and spill_dir)", err, at)
 	case errors.Is(err, connectors.ErrNotFound):
 		return fmt.Errorf("%w: it was evicted, expired, or the server at %s was started anew", err, at)
 	case errors.Is(err, connectors.ErrUnavailable) && !errors.Is(err, connectors.ErrNotBuilt):
-		return fmt.Errorf("%w (object server %s)", err, at)
+		return fmt.Errorf("%w (object server %s; if it has ended its objects are gone: start it, and store them anew)", err, at)
 	}
 	return err
 }

@@ -45,14 +45,14 @@ var nodes struct {
 // address is where a connector wants its server.
 type address struct {
 	peer
-	scope string // with port 0, where servers with different credentials or limits are no conflict
+	scope string // with port 0, where servers that differ in credentials, limits or lifetime are no conflict
 }
 
 func newAddress(at peer, t *Transport, o *Options) address {
 	if at.port != 0 || at.unix() {
 		return address{at, ""}
 	}
-	return address{at, t.Scope + o.limits()}
+	return address{at, fmt.Sprint(t.KeepServer, t.Scope, o.limits())}
 }
 
 // Store is the Store of a server within the process, and what ends it.
@@ -91,6 +91,7 @@ func joinNode(ctx context.Context, at peer, t *Transport, o *Options) (*node, er
 		return nil, err
 	}
 	n.refs++
+	n.kept = n.kept || t.KeepServer
 	nodes.Unlock()
 	return n, n.wait(ctx)
 }
@@ -128,6 +129,7 @@ func startNode(ctx context.Context, at peer, t *Transport, o *Options) (*node, e
 				connectors.ErrConfig, at)
 		}
 		n.refs++
+		n.kept = n.kept || t.KeepServer
 		nodes.Unlock()
 		return n, n.wait(ctx)
 	}

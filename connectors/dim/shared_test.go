@@ -199,3 +199,33 @@ func TestLimits(t *testing.T) {
 		t.Errorf("one that asks for other limits gets no warning: %s", &log)
 	}
 }
+
+// TestKeptByOne: a server that one of its connectors wants to keep stays, whoever started it; and one at a port of its own is shared only by those of one mind.
+func TestKeptByOne(t *testing.T) {
+	n := newNetwork()
+	keeping := n.transport()
+	keeping.KeepServer = true
+	opts := Options{Address: "127.0.0.1"}
+	open := func(tr *Transport, opts Options) *Connector {
+		t.Helper()
+		c, err := New(t.Context(), tr, opts, nil, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close(context.Background()) })
+		return c
+	}
+	a, b := open(n.transport(), opts), open(keeping, opts)
+	if a.node == b.node {
+		t.Error("port 0: one that keeps its server shares it with one that does not")
+	}
+	opts.Port = a.opts.Port
+	c := open(keeping, opts)
+	key := put(t, a, "x")
+	c.Close(t.Context())
+	a.Close(t.Context())
+	holds(t, open(n.transport(), opts), key, "x")
+	if err := StopServers(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -26,7 +26,7 @@ func TestConformanceFaults(t *testing.T) {
 	for name, plan := range map[string]faultnet.Plan{
 		"Cut":     {Read: faultnet.Faults{CutAfter: 6 << 20, Reset: true}, Write: faultnet.Faults{CutAfter: 7 << 20}},
 		"Slow":    {Read: faultnet.Faults{Short: 5000, ShortRandom: true}, Write: faultnet.Faults{Latency: 20 * time.Microsecond}},
-		"Corrupt": {Seed: 1, Read: faultnet.Faults{CorruptRate: 5e-8}, Write: faultnet.Faults{CorruptRate: 5e-8}},
+		"Corrupt": {Seed: 4, Read: faultnet.Faults{CorruptRate: 2e-7}, Write: faultnet.Faults{CorruptRate: 2e-7}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var faults faultnet.Stats
@@ -52,6 +52,7 @@ func TestConformanceFaults(t *testing.T) {
 					Open:    func(t testing.TB) connectors.Connector { return brittle{open(t, opts)} },
 					Objects: func(testing.TB) int { return int(table.Stats().Objects) }}
 				if name == "Slow" {
+					h.MaxSize = 256 << 10
 					h.Want = append(slices.DeleteFunc(slices.Clone(capabilities), func(name string) bool { return name == "Mapper" }), "Mapper?")
 					h.Open = func(t testing.TB) connectors.Connector { return open(t, opts) }
 				}

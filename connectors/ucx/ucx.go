@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/proxyplane/proxyplane/connectors"
@@ -65,21 +64,9 @@ func transport(opts *Options) (*dim.Transport, error) {
 		return nil, err
 	}
 	serve, dial := opts.Native(token)
-	var pythons sync.Map // addresses of servers of Python
 	d := ucx.DialOptions{ClientOptions: dial, BusyPoll: opts.BusyPoll, NoSharedMemory: opts.NoSharedMemory}
 	over := dim.Dialer{DIMType: kind, Dial: func(ctx context.Context, host string, port int) (objects.Client, error) {
-		// Python's server does not take it well to be spoken to in the native protocol: once it is known it is spared that.
-		if _, known := pythons.Load(address(host, port)); known {
-			if c, err := dialPython(ctx, host, port, d); err == nil {
-				return c, nil
-			}
-			pythons.Delete(address(host, port))
-		}
-		c, err := dialPeer(ctx, host, port, d)
-		if _, ok := c.(*rpc.Client); ok {
-			pythons.Store(address(host, port), true)
-		}
-		return c, err
+		return dialPeer(ctx, host, port, d)
 	}}
 	if !Built {
 		t.Dialers = append(t.Dialers, over)
@@ -104,82 +91,29 @@ func transport(opts *Options) (*dim.Transport, error) {
 	return t, nil
 }
 
-// patience is how long a server may take to answer in the native protocol before it is asked in Python's. Python's server does not answer the former at all.
-const patience = 300 * time.Millisecond
-
-// dialPeer connects to a server of ours or of Python's. Ours answers in both protocols, so that only its silence in the native one tells.
+// dialPeer connects to a server of ours or of Python's.
 func dialPeer(ctx context.Context, host string, port int, d ucx.DialOptions) (objects.Client, error) {
-	if !Built || len(d.Token) > 0 { // Python's server knows no tokens
-		return result(ucx.Dial(ctx, address(host, port), d))
-	}
-	inner, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type answer struct {
-		client objects.Client
-		err    error
-	}
-	native := make(chan answer, 1)
-	go func() {
-		c, err := result(ucx.Dial(inner, address(host, port), d))
-		native <- answer{c, err}
-	}()
-	wait := time.NewTimer(patience)
-	defer wait.Stop()
-	var first *answer
-	select {
-	case a := <-native:
-		if a.err == nil || ctx.Err() != nil || errors.Is(a.err, connectors.ErrDenied) || errors.Is(a.err, connectors.ErrNotBuilt) {
-			return a.client, a.err
-		}
-		first = &a
-	case <-wait.C:
-	}
-	python, perr := dialPython(ctx, host, port, d)
-	if first == nil && perr == nil {
-		wait.Reset(patience)
-		select {
-		case a := <-native:
-			first = &a
-		case <-wait.C:
-			cancel()
-		}
-	}
-	if first == nil {
-		a := <-native // at once if it was cancelled; else it is the only hope
-		first = &a
-	}
-	switch {
-	case first.err == nil:
-		if perr == nil {
-			python.Close()
-		}
-		return first.client, nil
-	case perr == nil:
-		return python, nil
-	}
-	return nil, first.err
-}
-
-// result keeps a nil *ucx.Client from becoming an objects.Client.
-func result(c *ucx.Client, err error) (objects.Client, error) {
+	c, err := ucx.Connect(ctx, address(host, port), d)
 	if err != nil {
 		return nil, err
 	}
-	return c, nil
-}
-
-// dialPython connects to a server in Python's protocol.
-func dialPython(ctx context.Context, host string, port int, d ucx.DialOptions) (objects.Client, error) {
-	x, err := ucx.DialExchanger(ctx, address(host, port), d)
+	defer c.Close() // does nothing once c is in use
+	if c.Peer() == ucx.PeerPython {
+		if len(d.Token) > 0 {
+			return nil, fmt.Errorf("%w: a server of Python answers at %s, which knows no tokens; drop option token to talk to it all the same",
+				connectors.ErrDenied, address(host, port))
+		}
+		x, err := c.Exchanger()
+		if err != nil {
+			return nil, err
+		}
+		return rpc.NewClient(&queue{x: x, turn: make(chan struct{}, 1)}, kind, rpc.ClientOptions{Host: host, Port: port}), nil
+	}
+	client, err := c.Client(ctx)
 	if err != nil {
-		return nil, err
+		return nil, err // and not a nil *ucx.Client
 	}
-	c := rpc.NewClient(&queue{x: x, turn: make(chan struct{}, 1)}, kind, rpc.ClientOptions{Host: host, Port: port})
-	if err := c.Ping(ctx); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
+	return client, nil
 }
 
 // queue lets one exchange at a time through: each is an endpoint of its own, and ucx-py's listener loses some of many that come at once.

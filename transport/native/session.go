@@ -238,6 +238,11 @@ func (s *session) drain() {
 		return
 	}
 	idle := !s.busy.Load() && s.live == 0
+	for _, r := range s.reqs {
+		if r.op == OpWait { // what it waits for may never come
+			r.cancel()
+		}
+	}
 	s.wg.Go(func() {
 		s.notify(TypeGoAway, StatusDraining, "")
 		if idle {
@@ -678,10 +683,16 @@ func (s *session) wait(id string) error {
 	}
 	s.waits++
 	s.register(r)
+	if s.draining.Load() { // since it was asked
+		r.cancel()
+	}
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		err := s.srv.store.Wait(ctx, id)
 		r.cancel()
+		if errors.Is(err, context.Canceled) && s.draining.Load() {
+			err = &RemoteError{StatusDraining, ""}
+		}
 		if s.ctx.Err() != nil {
 			return // nobody is there to be told
 		}

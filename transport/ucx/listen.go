@@ -206,7 +206,7 @@ func (s *Server) serve(conn ucx.Conn, own bool) error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.o.HandshakeTimeout)
 	if err == nil {
-		err = c.greet(ctx, s.share, false)
+		_, err = c.greet(ctx, s.share, false)
 	}
 	cancel()
 	var transports []string

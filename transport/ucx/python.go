@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/proxyplane/proxyplane/cgo/ucx"
 	"github.com/proxyplane/proxyplane/transport"
@@ -69,11 +70,15 @@ type talk struct {
 }
 
 // attach makes the endpoint a talk. Under mu.
-func (t *talk) attach(ep *ucx.Endpoint, token uint64) {
+func (t *talk) attach(p *endpoint) {
 	var b [16]byte
 	_, _ = rand.Read(b[:])
 	t.mine = peerInfo{binary.NativeEndian.Uint64(b[:]), binary.NativeEndian.Uint64(b[8:])}
-	t.p = t.e.watch(ep, token, func() { t.end(fmt.Errorf("%w: the connection broke: %w", transport.ErrUnavailable, t.p.err)) })
+	t.p = p
+	p.fail = func() { t.end(fmt.Errorf("%w: the connection broke: %w", transport.ErrUnavailable, p.err)) }
+	if p.err != nil {
+		p.fail()
+	}
 }
 
 // end makes all waits return, but those for libucp to give memory back. Under mu.
@@ -241,6 +246,8 @@ func (t *talk) sendObject(obj transport.Slices) error {
 // close ends the talk; politely: it says so first. Under mu.
 func (t *talk) close(politely bool) {
 	if politely && t.over == nil && t.p.ep != nil {
+		late := time.AfterFunc(lingering, t.ender(transport.ErrClosed))
+		defer late.Stop()
 		b := binary.NativeEndian.AppendUint64(nil, controlClose)
 		b = binary.NativeEndian.AppendUint64(b, t.sent)
 		if t.send(t.theirs.control, transport.Slices{b}) == nil && t.p.ep != nil {
@@ -285,7 +292,7 @@ func (s *Server) python(conn ucx.Conn) error {
 	if err != nil {
 		return err
 	}
-	t.attach(ep, token)
+	t.attach(e.watch(ep, token, nil))
 	defer t.close(false)
 	stop := context.AfterFunc(s.ctx, func() {
 		e.lock()
@@ -342,6 +349,10 @@ func DialExchanger(ctx context.Context, addr string, o DialOptions) (objects.Exc
 	if err != nil {
 		return nil, err
 	}
+	return dialExchanger(o, addrs)
+}
+
+func dialExchanger(o DialOptions, addrs []netip.AddrPort) (objects.Exchanger, error) {
 	uc, err := openContext(addrs[0], o.Config, o.Keepalive, 0)
 	if err != nil {
 		return nil, err
@@ -351,9 +362,20 @@ func DialExchanger(ctx context.Context, addr string, o DialOptions) (objects.Exc
 		uc.Close()
 		return nil, err
 	}
+	return newExchanger(o, uc, e, addrs), nil
+}
+
+func newExchanger(o DialOptions, uc *ucx.Context, e *engine, addrs []netip.AddrPort) *exchanger {
 	x := &exchanger{o: o, uc: uc, e: e, addrs: addrs}
 	x.ctx, x.cancel = context.WithCancelCause(context.Background())
-	return x, nil
+	// An endpoint that is closed is not gone before its worker has made some progress more, and a server of ucx-py's stands still until it is: it flushes
+	// its own endpoint, in a loop, when it lets go of it. So the worker is driven also when no exchange waits for anything.
+	x.driver.Go(func() {
+		e.lock()
+		_ = e.wait(never{})
+		e.unlock()
+	})
+	return x
 }
 
 type exchanger struct {
@@ -363,9 +385,11 @@ type exchanger struct {
 	addrs  []netip.AddrPort
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	first  *talk // made by Connect, for the first exchange; under the engine's mu
 	mu     sync.Mutex
 	closed bool
-	wg     sync.WaitGroup
+	wg     sync.WaitGroup // of exchanges
+	driver sync.WaitGroup
 	once   sync.Once
 }
 
@@ -401,39 +425,78 @@ func (x *exchanger) exchange(ctx context.Context, a netip.AddrPort, req transpor
 	e := x.e
 	e.lock()
 	defer e.unlock()
-	t := &talk{e: e, max: x.o.MaxMessage, pool: x.o.Pool}
-	token := e.next()
-	ep, err := e.w.Connect(a, false, token)
-	if err != nil {
-		return nil, false, fmt.Errorf("%w: %w", transport.ErrUnavailable, err)
-	}
-	t.attach(ep, token)
-	t.bye.done = true
-	finish := func(err error) func() {
-		return func() {
-			e.lock()
-			t.end(err)
-			e.unlock()
+	t := x.takeFirst()
+	if t == nil {
+		token := e.next()
+		ep, err := e.w.Connect(a, false, token)
+		if err != nil {
+			return nil, false, fmt.Errorf("%w: %w", transport.ErrUnavailable, err)
+		}
+		if t, err = x.adopt(ctx, e.watch(ep, token, nil)); err != nil {
+			return nil, false, err
 		}
 	}
-	defer context.AfterFunc(ctx, finish(context.Canceled))()
-	defer context.AfterFunc(x.ctx, finish(transport.ErrClosed))()
-	patience, cancel := context.WithTimeout(ctx, x.o.ConnectTimeout)
-	defer cancel()
-	late := context.AfterFunc(patience, finish(fmt.Errorf("%w: no answer within %v", transport.ErrUnavailable, x.o.ConnectTimeout)))
-	err = t.open(false)
-	if late(); err == nil {
-		connected = true
-		if err = t.sendObject(req); err == nil {
-			b, err = t.recvObject(false)
-		}
+	defer context.AfterFunc(ctx, t.ender(context.Canceled))()
+	defer context.AfterFunc(x.ctx, t.ender(transport.ErrClosed))()
+	if err = t.sendObject(req); err == nil {
+		b, err = t.recvObject(false)
 	}
 	t.close(err == nil)
+	return b, true, unavailable(err)
+}
+
+// takeFirst returns the talk that Connect made, if it is still good. Under mu.
+func (x *exchanger) takeFirst() *talk {
+	t := x.first
+	x.first = nil
+	if t == nil {
+		return nil
+	}
+	x.e.progress(spins) // the server may have gone since
+	if t.over != nil {
+		t.close(false)
+		return nil
+	}
+	return t
+}
+
+// adopt makes an endpoint a talk, whose tags it exchanges; on error it closes it. Under mu.
+func (x *exchanger) adopt(ctx context.Context, p *endpoint) (*talk, error) {
+	t := &talk{e: x.e, max: x.o.MaxMessage, pool: x.o.Pool}
+	t.attach(p)
+	t.bye.done = true
+	defer context.AfterFunc(ctx, t.ender(context.Canceled))()
+	defer context.AfterFunc(x.ctx, t.ender(transport.ErrClosed))()
+	patience, cancel := context.WithTimeout(ctx, x.o.ConnectTimeout)
+	defer cancel()
+	defer context.AfterFunc(patience, t.ender(fmt.Errorf("%w: no answer within %v", transport.ErrUnavailable, x.o.ConnectTimeout)))()
+	err := t.open(false)
+	if err == nil {
+		err = t.over
+	}
+	if err != nil {
+		t.close(false)
+		return nil, unavailable(err)
+	}
+	return t, nil
+}
+
+// ender returns a function that ends the talk.
+func (t *talk) ender(err error) func() {
+	return func() {
+		t.e.lock()
+		t.end(err)
+		t.e.unlock()
+	}
+}
+
+// unavailable makes an error of libucp's one of ours.
+func unavailable(err error) error {
 	var status ucx.Status
 	if errors.As(err, &status) && !errors.Is(err, transport.ErrUnavailable) {
-		err = fmt.Errorf("%w: %w", transport.ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", transport.ErrUnavailable, err)
 	}
-	return b, connected, err
+	return err
 }
 
 // Close implements objects.Exchanger.
@@ -444,6 +507,14 @@ func (x *exchanger) Close() error {
 		x.mu.Unlock()
 		x.cancel(transport.ErrClosed)
 		x.wg.Wait()
+		x.e.lock()
+		if x.first != nil {
+			x.first.close(true)
+			x.first = nil
+		}
+		x.e.stop(transport.ErrClosed)
+		x.e.unlock()
+		x.driver.Wait()
 		x.e.lock()
 		x.e.shut()
 		x.e.unlock()

@@ -3,6 +3,7 @@ package zmq
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/proxyplane/proxyplane/transport"
 )
@@ -53,12 +54,16 @@ type link interface {
 // A staler is a link that can tell whether the peer has hung up while nobody reads. It does not wait, and does not see everything.
 type staler interface{ stale() bool }
 
-// A hurrier is a link that can have a send fail, and break the link, unless all of the message has left already. From hurry until
-// calm that holds for every send.
+// A hurrier is a link that can have a send fail, and break the link, unless all of the message has left already. From hurry until calm that holds
+// for every send.
 type hurrier interface {
 	hurry()
 	calm()
 }
+
+// A pacer is a link that sees how a long message leaves: until pace(0) a send fails, and breaks the link, if the peer takes less than stride of it
+// in the time d. Who sends calls it.
+type pacer interface{ pace(d time.Duration) }
 
 const (
 	whole   = 0

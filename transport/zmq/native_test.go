@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -509,6 +510,45 @@ func TestDrip(t *testing.T) {
 			}
 			client.Close()
 			wg.Wait()
+		}
+	})
+}
+
+// TestTaking: who takes an answer slowly gets it, however long that takes; who stops taking it is hung up on, however long it is.
+func TestTaking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answer := slices.Repeat(transport.Slices{make([]byte, 1<<20)}, 400)
+		s := scripted(t, ListenOptions{Python: func(_ context.Context, req *transport.Buffer) (transport.Slices, func(), error) {
+			req.Release()
+			return answer, nil, nil
+		}})
+		for _, c := range []struct {
+			takes  int // MiB
+			served bool
+		}{{400, true}, {390, false}, {3, false}, {0, false}} {
+			server, client := net.Pipe()
+			var stopped time.Time
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				client.Write(message(nil, []byte("much")))
+				for range c.takes {
+					time.Sleep(6 * time.Second)
+					if _, err := io.CopyN(io.Discard, client, 1<<20); err != nil {
+						t.Error(err)
+					}
+				}
+				if stopped = time.Now(); c.served {
+					io.CopyN(io.Discard, client, 2+400*16*9) // the frames' heads
+					client.Close()
+				}
+			})
+			err := s.talk(newWire(server))
+			server.Close()
+			wg.Wait()
+			client.Close()
+			if took := time.Since(stopped); err == io.EOF != c.served || took > 2*DefaultStallTimeout {
+				t.Errorf("%+v: %v after %v", c, err, took)
+			}
 		}
 	})
 }

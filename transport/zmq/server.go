@@ -338,7 +338,12 @@ func (p *python) answer(req *transport.Buffer) error {
 		return fmt.Errorf("zmq: a request of a Python client: %w", err)
 	}
 	p.known = true
-	p.guard.arm(p.s.o.StallTimeout * time.Duration(1+reply.Len()/stride))
+	n, stall := reply.Len(), p.s.o.StallTimeout
+	if l, ok := p.l.(pacer); ok && n >= stride { // else the guard is as good
+		l.pace(stall)
+		defer l.pace(0)
+	}
+	p.guard.arm(stall * time.Duration(1+n/stride))
 	return p.l.send(nil, nil, reply, p.s.o.ChunkLength)
 }
 

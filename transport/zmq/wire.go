@@ -56,6 +56,8 @@ type wire struct {
 	vec, nb net.Buffers
 	broken  error
 	seal    sealer
+	stall   time.Duration // see pacer
+	large   int64         // bytes in cuts
 
 	pong   sync.Mutex
 	answer []byte      // the PONG that must be sent
@@ -106,6 +108,15 @@ func (w *wire) interrupt() {
 // hurry and calm implement hurrier.
 func (w *wire) hurry() { w.nc.SetWriteDeadline(past) }
 func (w *wire) calm()  { w.nc.SetWriteDeadline(time.Time{}) }
+
+// pace implements pacer.
+func (w *wire) pace(d time.Duration) {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	if w.stall = max(d, 0); w.stall == 0 {
+		w.nc.SetWriteDeadline(time.Time{})
+	}
+}
 
 // readError says what err, which a read returned, means.
 func (w *wire) readError(err error) error {
@@ -416,7 +427,7 @@ func (w *wire) part(n int64, more bool, pieces ...[]byte) error {
 }
 
 // begin starts composing. Who calls it and what follows, up to flush, holds writing.
-func (w *wire) begin() { w.scratch, w.cuts = w.scratch[:0], w.cuts[:0] }
+func (w *wire) begin() { w.scratch, w.cuts, w.large = w.scratch[:0], w.cuts[:0], 0 }
 
 func (w *wire) partHead(n int64, more bool) error {
 	var flags byte
@@ -449,8 +460,9 @@ func (w *wire) piece(p []byte) error {
 		w.scratch = append(w.scratch, p...)
 	default:
 		w.cuts = append(w.cuts, cut{len(w.scratch), p})
+		w.large += int64(len(p))
 	}
-	if len(w.cuts) < maxCuts && len(w.scratch) < maxScratch {
+	if len(w.cuts) < maxCuts && len(w.scratch) < maxScratch && (w.stall == 0 || w.large < stride) {
 		return nil
 	}
 	return w.flush()
@@ -486,6 +498,10 @@ func (w *wire) flush() error {
 		return w.broken
 	}
 	var err error
+	limit := w.stall * time.Duration(1+w.large/stride)
+	if limit > 0 {
+		w.nc.SetWriteDeadline(time.Now().Add(limit))
+	}
 	if len(w.cuts) == 0 {
 		_, err = w.nc.Write(w.scratch)
 	} else {
@@ -504,6 +520,9 @@ func (w *wire) flush() error {
 	}
 	w.begin()
 	if err != nil {
+		if limit > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("nothing came or went for %v", limit)
+		}
 		w.broken = fmt.Errorf("zmq: %s: %w: the connection broke: %w", w.remote(), transport.ErrUnavailable, err)
 		w.nc.Close() // whatever follows would be taken for the rest of this message
 	}

@@ -17,8 +17,8 @@ type HandlerOptions struct {
 }
 
 // NewHandler returns the Handler that answers ProxyStore's pickled RPCs from the Store, as Python's own servers do. An operation that fails is
-// answered with a built-in Python exception whose text says why: MemoryError where the Store is full, OverflowError where the object is too large for it,
-// ValueError, TypeError, ConnectionError.
+// answered with a built-in Python exception whose text says why: MemoryError where the Store is full, OverflowError where the object is too large for
+// it, ValueError, TypeError, ConnectionError.
 //
 // The Handler returns an error, and no reply, only for messages that are no pickle at all, but "ping", which it answers with "pong".
 func NewHandler(store objects.Store, o HandlerOptions) objects.Handler {
