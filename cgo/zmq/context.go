@@ -13,6 +13,7 @@ package zmq
 #cgo nocallback pp_ticket_new
 #cgo nocallback pp_ticket_begin
 #cgo nocallback pp_ticket_end
+#cgo nocallback pp_ticket_held
 #include <stdlib.h>
 #include "shim.h"
 */
@@ -24,6 +25,7 @@ import (
 	"runtime"
 	"runtime/cgo"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -146,6 +148,8 @@ type Ticket struct {
 	done   chan struct{}
 	pins   runtime.Pinner
 	pinned int64
+	ended  bool // all parts are sent
+	free   bool // and libzmq had let go of them by then
 }
 
 // NewTicket makes a Ticket for sockets of the context.
@@ -161,7 +165,10 @@ func (c *Context) NewTicket() (*Ticket, error) {
 }
 
 // Begin starts counting.
-func (t *Ticket) Begin() { C.pp_ticket_begin(t.ptr) }
+func (t *Ticket) Begin() {
+	t.ended = false
+	C.pp_ticket_begin(t.ptr)
+}
 
 // Pin keeps p, if it is Go's memory, where it is until Wait returns.
 func (t *Ticket) Pin(p []byte) {
@@ -173,16 +180,35 @@ func (t *Ticket) Pin(p []byte) {
 	live.pinned.Add(int64(len(p)))
 }
 
+// End says that no part follows. Wait says so too.
+func (t *Ticket) End() {
+	if !t.ended {
+		t.ended, t.free = true, C.pp_ticket_end(t.ptr) != 0
+	}
+}
+
+// Held returns how many parts libzmq has not let go of. It may be called from End until the next Begin, by any goroutine.
+func (t *Ticket) Held() int { return int(C.pp_ticket_held(t.ptr)) }
+
 // Wait returns when libzmq has let go of every part since Begin. That is soon, or when the peer reads on, or when the connection ends.
-func (t *Ticket) Wait() {
-	if C.pp_ticket_end(t.ptr) == 0 {
-		<-t.done
+func (t *Ticket) Wait() { t.WaitUnless(nil) }
+
+// WaitUnless is Wait, but reports false if c receives before. Then Wait must be called again.
+func (t *Ticket) WaitUnless(c <-chan time.Time) bool {
+	if t.End(); !t.free {
+		select {
+		case <-t.done:
+			t.free = true
+		case <-c:
+			return false
+		}
 	}
 	if t.pinned > 0 {
 		t.pins.Unpin()
 		live.pinned.Add(-t.pinned)
 		t.pinned = 0
 	}
+	return true
 }
 
 // Close frees the Ticket, which nobody may be waiting for.

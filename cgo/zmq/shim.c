@@ -34,6 +34,8 @@ void pp_ticket_begin(pp_ticket *t) { __atomic_store_n(&t->pending, 1, __ATOMIC_R
 
 int pp_ticket_end(pp_ticket *t) { return __atomic_sub_fetch(&t->pending, 1, __ATOMIC_ACQ_REL) == 0; }
 
+int pp_ticket_held(pp_ticket *t) { return __atomic_load_n(&t->pending, __ATOMIC_ACQUIRE); }
+
 // Runs wherever libzmq lets go of a part: on an I/O thread, or in the call that failed to send it.
 static void released(void *data, void *hint)
 {

@@ -30,6 +30,7 @@ pp_ticket *pp_ticket_new(pp_queue *q, uintptr_t handle);
 pp_ticket *pp_queue_take(pp_queue *q); // all that are done, newest first
 void pp_ticket_begin(pp_ticket *t);
 int pp_ticket_end(pp_ticket *t); // 1 if no part is left: then it is not put on the queue
+int pp_ticket_held(pp_ticket *t); // the parts that are left, after pp_ticket_end
 int pp_send_copy(void *sock, const char *p, size_t n, int more);
 int pp_send_ref(void *sock, char *p, size_t n, int more, pp_ticket *t);
 int pp_recv(void *sock, uint64_t *msg, uintptr_t *data, size_t *size, int *more, int *inside); // *data is an offset in msg if inside

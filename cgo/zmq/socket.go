@@ -345,22 +345,24 @@ var monitors atomic.Uint64
 //
 // Implements: int zmq_socket_monitor (void *socket, const char *endpoint, int events)
 func (c *Context) Monitor(s *Socket, kinds EventKind) (*Socket, error) {
-	name := fmt.Sprintf("inproc://proxyplane.monitor.%d", monitors.Add(1))
-	e := C.CString(name)
-	defer free(e)
-	if err := wrap("monitor", C.pp_monitor(s.ptr, e, C.int(kinds))); err != nil {
-		return nil, err
-	}
-	s.monitored = true
-	m, err := c.NewSocket(Pair)
+	m, err := c.NewSocket(Pair) // first: a monitor whose events nobody receives could not be stopped
 	if err != nil {
 		return nil, err
 	}
-	for _, err := range []error{m.Set(Linger, 0), m.Set(RecvHWM, 0), m.Connect(name)} {
-		if err != nil {
-			m.Close()
-			return nil, err
-		}
+	name := fmt.Sprintf("inproc://proxyplane.monitor.%d", monitors.Add(1))
+	e := C.CString(name)
+	defer free(e)
+	err = errors.Join(m.Set(Linger, 0), m.Set(RecvHWM, 0))
+	if err == nil {
+		err = wrap("monitor", C.pp_monitor(s.ptr, e, C.int(kinds)))
+	}
+	if err == nil {
+		s.monitored = true
+		err = m.Connect(name) // what it needs is there
+	}
+	if err != nil {
+		m.Close()
+		return nil, err
 	}
 	return m, nil
 }

@@ -559,3 +559,29 @@ func TestMessageOutlivesContext(t *testing.T) {
 		t.Errorf("left in C: %+v", n)
 	}
 }
+
+// TestMonitorFails: a monitor for which there is no room leaves the socket as it was, so that it can be closed.
+func TestMonitorFails(t *testing.T) {
+	for room := 1; ; room++ {
+		c, err := NewContext(1, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.NewSocket(Router)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := c.Monitor(s, AllEvents)
+		s.Close()
+		if err == nil {
+			m.Close()
+		}
+		c.Close()
+		if n := Live(); n != (Counts{}) {
+			t.Errorf("left in C: %+v", n)
+		}
+		if err == nil {
+			return
+		}
+	}
+}

@@ -94,7 +94,7 @@ func (a *app) serveCmd() *cobra.Command {
 	fl.BoolVar(&f.insecure, "insecure", false, "let everybody in who can reach the address")
 	fl.BoolVar(&f.libzmq, "libzmq", false, "serve zmq by libzmq, which needs build tag zmq; the default is the same wire in Go, which is faster")
 	fl.StringVar(&f.metrics, "metrics-listen", "", "HOST:PORT for HTTP: /metrics for Prometheus, /healthz, /readyz")
-	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long calls under way may take after the first signal")
+	fl.DurationVar(&f.drain, "drain-timeout", 30*time.Second, "how long calls under way may take after the first signal; 0 cuts them off")
 	fl.DurationVar(&f.busyPoll, "busy-poll", 0, "how long tcp and unix look for bytes before waiting; faster, and costs processors (50us is much)")
 	fl.StringVar(&f.hash, "hash", "auto", "checksums of bodies: auto, always, never")
 	fl.StringVar(&f.compress, "compress", "none", "compression of bodies for clients that ask for none: none, s2, zstd, auto")
@@ -266,6 +266,9 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	<-ctx.Done()
 	ready.Store(false)
 	log.Info("draining", "reason", context.Cause(ctx).Error(), "timeout", f.drain.String())
+	if f.drain == 0 {
+		return nil // what is under way is not worth a wait, and is cut off by the servers' Close
+	}
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.drain)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -276,6 +279,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
+			log.Warn("calls were still under way, and were cut off; give them longer by --drain-timeout", "timeout", f.drain.String())
 			err = fmt.Errorf("%w: calls were still under way after %v, and were cut off (--drain-timeout)", connectors.ErrUnavailable, f.drain)
 		}
 		return err

@@ -212,6 +212,92 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// TestServeKilled kills the server under load and starts another one at its addresses: every call gives the right bytes, or says that the server is out of
+// reach or has no such object. What was mapped stays.
+func TestServeKilled(t *testing.T) {
+	e := newEnv(t)
+	socket := filepath.Join(e.dir, "s")
+	s := e.serve("--listen", "127.0.0.1:0", "--transport", "tcp", "--listen", "127.0.0.1:0", "--transport", "zmq", "--listen", "s", "--transport", "unix")
+	all := []connectors.Connector{openConnector(t, "tcp", map[string]any{"port": s.port(0)}), openConnector(t, "tcp", map[string]any{"port": s.port(0), "no_same_host": true}),
+		openConnector(t, "zmq", map[string]any{"address": "127.0.0.1", "port": s.port(1)}), openConnector(t, "tcp", map[string]any{"address": "unix://" + socket})}
+	var wg sync.WaitGroup
+	worked := make(chan int, 1000)
+	stop := make(chan struct{})
+	for i, c := range all {
+		for j := range 2 {
+			data := bytes.Repeat([]byte{byte(i), byte(j), 1}, 100_000)
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					key, err := c.Put(context.Background(), transport.Slices{data})
+					if err == nil {
+						var b []byte
+						if b, err = connectors.GetBytes(context.Background(), c, key); err == nil {
+							if !bytes.Equal(b, data) {
+								t.Error("wrong bytes")
+							}
+							select {
+							case worked <- i:
+							default:
+							}
+							c.Evict(context.Background(), key)
+							continue
+						}
+					}
+					if !errors.Is(err, connectors.ErrUnavailable) && !errors.Is(err, connectors.ErrNotFound) {
+						t.Errorf("while the server is killed: %v", err)
+					}
+				}
+			})
+		}
+	}
+	everyone := func() {
+		for len(worked) > 0 {
+			<-worked
+		}
+		for seen := map[int]bool{}; len(seen) < len(all); {
+			seen[<-worked] = true
+		}
+	}
+	everyone()
+	object := bytes.Repeat([]byte("mapped"), 100_000)
+	key, err := all[3].Put(t.Context(), transport.Slices{object})
+	if err != nil {
+		t.Fatal(err)
+	}
+	view, err := connectors.Map(t.Context(), all[3], key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer view.Release()
+	s.stop(syscall.SIGKILL)
+	sockets, err := filepath.Glob(filepath.Join(e.dir, "tmp", "proxyplane-*")) // which a server that is killed cannot take away
+	if err != nil || len(sockets) != 1 {
+		t.Errorf("left behind: %v, %v", sockets, err)
+	}
+	next := e.serve("--listen", strings.TrimPrefix(s.listen[0].Address, "tcp://"), "--transport", "tcp", "--listen", s.listen[1].Address, "--transport", "zmq", "--listen", "s",
+		"--transport", "unix")
+	everyone()
+	close(stop)
+	wg.Wait()
+	for _, dir := range sockets {
+		os.RemoveAll(dir)
+	}
+	if !bytes.Equal(view.Bytes(), object) {
+		t.Error("what was mapped has changed with the end of the server")
+	}
+	if _, err := all[3].Get(t.Context(), key); !errors.Is(err, connectors.ErrNotFound) {
+		t.Errorf("an object of the server that was killed: %v", err)
+	}
+	if code := next.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d\n%s", code, next.log)
+	}
+}
+
 // TestServeDrainWaits: who waits for an object that may never come does not hold up the end of the server.
 func TestServeDrainWaits(t *testing.T) {
 	e := newEnv(t)
@@ -255,8 +341,13 @@ func TestServeDrainTimeout(t *testing.T) {
 	if _, err := w.Write(make([]byte, 4<<20)); err != nil {
 		t.Fatal(err)
 	}
-	if code := s.stop(syscall.SIGINT); code != 130 || !strings.Contains(s.log.String(), "stopped by signal") {
+	if code := s.stop(syscall.SIGINT); code != 130 || !strings.Contains(s.log.String(), "stopped by signal") || !strings.Contains(s.log.String(), "cut off") {
 		t.Errorf("exit code %d: %s", code, s.log)
+	}
+	s = e.serve("--listen", "127.0.0.1:0", "--drain-timeout", "0")
+	openConnector(t, "tcp", map[string]any{"port": s.port(0)})
+	if code := s.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("without a drain: exit code %d: %s", code, s.log)
 	}
 }
 

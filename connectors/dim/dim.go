@@ -54,9 +54,10 @@ type Connector struct {
 	log     *slog.Logger
 	pool    *pool
 
-	own  peer          // where new objects go; without a host if that is not known yet
-	node *node         // the server there, if it is in this process and shared
-	find chan struct{} // taken by who looks for own, if lazy
+	own  peer           // where new objects go; without a host if that is not known yet
+	node *node          // the server there, if it is in this process and shared
+	near objects.Client // to it, past the network
+	find chan struct{}  // taken by who looks for own, if lazy
 
 	gate    *gate.Gate
 	life    context.Context // ends when Close begins
@@ -213,7 +214,7 @@ func startable(err error) bool {
 // adopt makes a server of this process the one for new objects.
 func (c *Connector) adopt(n *node, at peer) {
 	at.port = n.port
-	c.own, c.node = at, n
+	c.own, c.node, c.near = at, n, local{n.store.Store}
 	c.opts.Port = n.port
 	if limits := c.opts.limits(); limits != "" && limits != n.limits {
 		c.log.Warn("the object server of this process at this address was started with other limits, which hold; set the same ones for all connectors, or another port",
@@ -387,7 +388,7 @@ func (c *Connector) inside(at peer) (objects.Client, bool) {
 	if c.node == nil || at != c.own {
 		return nil, false
 	}
-	return local{c.node.store.Store}, true
+	return c.near, true
 }
 
 // do makes one call on a server, again on another connection if the one it had breaks.

@@ -26,7 +26,7 @@ func TestConformanceFaults(t *testing.T) {
 	for name, plan := range map[string]faultnet.Plan{
 		"Cut":     {Read: faultnet.Faults{CutAfter: 6 << 20, Reset: true}, Write: faultnet.Faults{CutAfter: 7 << 20}},
 		"Slow":    {Read: faultnet.Faults{Short: 5000, ShortRandom: true}, Write: faultnet.Faults{Latency: 20 * time.Microsecond}},
-		"Corrupt": {Seed: 4, Read: faultnet.Faults{CorruptRate: 2e-7}, Write: faultnet.Faults{CorruptRate: 2e-7}},
+		"Corrupt": {Seed: 1, Read: faultnet.Faults{CorruptRate: 5e-8}, Write: faultnet.Faults{CorruptRate: 5e-8}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var faults faultnet.Stats

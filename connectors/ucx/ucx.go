@@ -72,6 +72,9 @@ func transport(opts *Options) (*dim.Transport, error) {
 		t.Dialers = append(t.Dialers, over)
 		return t, nil
 	}
+	for i, d := range t.Dialers {
+		t.Dialers[i].Dial = impatient(d.Dial)
+	}
 	t.Dialers = append([]dim.Dialer{over}, t.Dialers...)
 	o := *opts // as they are now
 	t.Listen = func(ctx context.Context, host string, port int, store objects.Store) (objects.Server, error) {
@@ -89,6 +92,22 @@ func transport(opts *Options) (*dim.Transport, error) {
 		return s, nil
 	}
 	return t, nil
+}
+
+// silence is how long a server may take to answer over TCP. A UCX listener takes such connections, too, and never answers: without this who looked for a
+// server just when it was started, over UCX too early and over TCP too late, would wait for the time limit of the handshake.
+const silence = 2 * time.Second
+
+func impatient(dial func(ctx context.Context, host string, port int) (objects.Client, error)) func(ctx context.Context, host string, port int) (objects.Client, error) {
+	return func(ctx context.Context, host string, port int) (objects.Client, error) {
+		limited, cancel := context.WithTimeout(ctx, silence)
+		defer cancel()
+		c, err := dial(limited, host, port)
+		if err != nil && limited.Err() != nil && ctx.Err() == nil {
+			return nil, fmt.Errorf("%w: %s does not answer over TCP within %v; a server with UCX does not", connectors.ErrUnavailable, address(host, port), silence)
+		}
+		return c, err
+	}
 }
 
 // dialPeer connects to a server of ours or of Python's.

@@ -431,6 +431,7 @@ func (c *Client) write(k *call, meta []byte, body transport.Slices) error {
 	return err
 }
 
+// frame sends one frame, with the file that belongs to k.
 func (c *Client) frame(k *call, meta []byte, body transport.Slices) error {
 	if k.share == nil {
 		return c.writeFrame(c.car, &k.h, meta, body)
@@ -439,6 +440,7 @@ func (c *Client) frame(k *call, meta []byte, body transport.Slices) error {
 	return c.files.WriteFrameFile(&k.h, meta, k.share)
 }
 
+// sent ends the session if a frame could not be sent, and returns why it has ended.
 func (c *Client) sent(err error) error {
 	if err == nil {
 		return nil

@@ -635,3 +635,31 @@ func TestFailDuringCalls(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// versionless is a Reader whose server cannot tell versions of the object apart, and whose connection breaks after a byte.
+type versionless struct {
+	objects.Reader
+	given bool
+}
+
+func (r *versionless) Info() objects.Info { return objects.Info{Size: 2} }
+func (r *versionless) Size() int64        { return 2 }
+func (r *versionless) Close() error       { return nil }
+
+func (r *versionless) Read(p []byte) (int, error) {
+	if r.given {
+		return 0, fmt.Errorf("%w: broken", transport.ErrUnavailable)
+	}
+	r.given = true
+	return copy(p, "x"), nil
+}
+
+// TestResumerNeedsVersions: what may be of another version is not appended to what was read already.
+func TestResumerNeedsVersions(t *testing.T) {
+	open := func(context.Context, int64) (objects.Reader, error) { return &versionless{}, nil }
+	r, err := native.NewResumer(t.Context(), 0, open, native.ResumeOptions{})
+	must(t, err)
+	_, err = io.ReadAll(r)
+	wantErr(t, err, transport.ErrUnavailable)
+	must(t, r.Close())
+}

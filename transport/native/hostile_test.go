@@ -17,6 +17,7 @@ import (
 	"github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/native"
 	"github.com/proxyplane/proxyplane/transport/objects"
+	"github.com/proxyplane/proxyplane/transport/tcp"
 )
 
 // hand speaks the protocol frame by frame.
@@ -686,4 +687,33 @@ func TestUploadTimeout(t *testing.T) {
 		must(t, srv.Close())
 		must(t, store.Close())
 	})
+}
+
+// TestUploadTimeoutTold: a Writer that paused for too long, over the Carrier of package tcp, learns of it; the session stays.
+func TestUploadTimeoutTold(t *testing.T) {
+	checkLeaks(t)
+	p := setup{wire: overNet("tcp"), c: native.ClientOptions{Chunk: 1000}, s: native.ServerOptions{UploadTimeout: 10 * time.Millisecond},
+		wrap: func(c, s native.Carrier) (native.Carrier, native.Carrier) {
+			return tcp.NewCarrier(c.(*connCarrier).nc, tcp.CarrierOptions{}), tcp.NewCarrier(s.(*connCarrier).nc, tcp.CarrierOptions{})
+		}}.start(t)
+	w, err := p.PutStream(t.Context(), "x", -1, objects.PutOptions{})
+	must(t, err)
+	_, err = w.Write(make([]byte, 5000))
+	must(t, err)
+	for p.server.Stats().Errors == 0 {
+		runtime.Gosched()
+	}
+	must(t, p.Ping(t.Context())) // what was answered before it has come
+	_, err = w.Write(make([]byte, 5000))
+	wantErr(t, err, transport.ErrUnavailable)
+	if !strings.Contains(err.Error(), "UploadTimeout") {
+		t.Errorf("error %q", err)
+	}
+	must(t, w.Abort())
+	for p.server.Stats().InFlight > 0 {
+		must(t, p.Ping(t.Context()))
+	}
+	if p.store.Exists("x") {
+		t.Error("a part was published")
+	}
 }

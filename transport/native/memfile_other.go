@@ -3,10 +3,9 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"os"
-
-	"errors"
 
 	"github.com/proxyplane/proxyplane/transport"
 )

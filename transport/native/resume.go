@@ -26,6 +26,7 @@ type resumer struct {
 	o     ResumeOptions
 	r     objects.Reader // nil after a fault
 	info  objects.Info
+	start int64
 	off   int64
 	tries int // openings since the last byte
 	err   error
@@ -33,10 +34,10 @@ type resumer struct {
 
 // NewResumer opens an object from off and returns a Reader that goes on by range when the connection breaks (any error that matches
 // transport.ErrUnavailable), as long as the object is the same: if its size or, where Readers have an Info method as [Reader] does, its time has
-// changed, reading ends with ErrCorrupt. ctx lives as long as the Reader.
+// changed, reading ends with ErrCorrupt; if the server knows no time, a reader that has begun does not go on. ctx lives as long as the Reader.
 func NewResumer(ctx context.Context, off int64, open Reopen, o ResumeOptions) (objects.Reader, error) {
 	o.Attempts = defaulted(o.Attempts, 4)
-	r := &resumer{ctx: ctx, open: open, o: o, off: off}
+	r := &resumer{ctx: ctx, open: open, o: o, start: off, off: off}
 	r.info.Size = -1
 	if err := r.ready(); err != nil {
 		return nil, err
@@ -44,11 +45,12 @@ func NewResumer(ctx context.Context, off int64, open Reopen, o ResumeOptions) (o
 	return r, nil
 }
 
-func infoOf(r objects.Reader) objects.Info {
+// infoOf returns what is known of the object, and whether that should tell its version.
+func infoOf(r objects.Reader) (info objects.Info, versions bool) {
 	if v, ok := r.(interface{ Info() objects.Info }); ok {
-		return v.Info()
+		return v.Info(), true
 	}
-	return objects.Info{Size: r.Size()}
+	return objects.Info{Size: r.Size()}, false
 }
 
 // ready makes sure that there is a Reader at off.
@@ -64,7 +66,12 @@ func (r *resumer) ready() error {
 			}
 			return r.err
 		}
-		info := infoOf(in)
+		info, versions := infoOf(in)
+		if r.info.Size >= 0 && info == r.info && versions && info.ModTime.IsZero() && r.off > r.start {
+			in.Close()
+			r.err = fmt.Errorf("%w: stopped at byte %d; the server cannot tell whether what it has is still the same object", transport.ErrUnavailable, r.off)
+			return r.err
+		}
 		if r.info.Size >= 0 && info != r.info {
 			in.Close()
 			r.err = fmt.Errorf("%w: the object was replaced while it was read, at byte %d", transport.ErrCorrupt, r.off)

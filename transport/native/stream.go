@@ -303,7 +303,8 @@ type Writer struct {
 }
 
 // PutStream starts an object that is written piece by piece; size is negative if unknown. ctx lives as long as the Writer. Nothing is sent before
-// there is a whole chunk, so that a small object costs one frame.
+// there is a whole chunk, so that a small object costs one frame. A server drops what came of an object that pauses for too long, by default 10 minutes;
+// then the Writer fails with ErrUnavailable.
 func (c *Client) PutStream(ctx context.Context, id string, size int64, o objects.PutOptions) (objects.Writer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -260,6 +260,7 @@ func (c *carrier) recv(p []byte) (int, error) {
 	for {
 		var n int
 		var err error
+		waited := true
 		if c.io == nil {
 			if c.midFrame() {
 				c.gate.limit(c.nc, c.stall)
@@ -268,6 +269,8 @@ func (c *carrier) recv(p []byte) (int, error) {
 		} else if n, err = c.io.read(p, !c.midFrame() || c.stall < 0); err == errWouldBlock { // our own, never wrapped
 			c.gate.limit(c.nc, c.stall)
 			n, err = c.io.read(p, true)
+		} else {
+			waited = !c.midFrame()
 		}
 		if n > 0 {
 			c.pos += uint64(n)
@@ -279,7 +282,7 @@ func (c *carrier) recv(p []byte) (int, error) {
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if err := c.gate.expired(c.nc); err != nil {
+			if err := c.gate.expired(c.nc, waited); err != nil {
 				return 0, err
 			}
 		case errors.Is(err, io.EOF) && !c.midFrame():
@@ -355,8 +358,8 @@ func (g *readGate) rest(nc net.Conn) {
 	}
 }
 
-// expired says why a read met its deadline, and removes it. nil: for no reason that still holds.
-func (g *readGate) expired(nc net.Conn) error {
+// expired says why a read met its deadline, and removes it. nil: for no reason that still holds, such as a limit that passed before the read waited.
+func (g *readGate) expired(nc net.Conn, waited bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	nc.SetReadDeadline(time.Time{})
@@ -366,7 +369,7 @@ func (g *readGate) expired(nc net.Conn) error {
 	case g.pending:
 		g.pending = false
 		return native.ErrInterrupted
-	case limited:
+	case limited && waited:
 		return fmt.Errorf("%w: %s stopped in the middle of a frame", transport.ErrUnavailable, peerName(nc))
 	}
 	return nil

@@ -576,6 +576,7 @@ func TestCarrierLateReader(t *testing.T) {
 		b.nc.SetReadDeadline(past)
 		if _, err := b.ReadBody(got[n/2:]); err != nil || !bytes.Equal(got, pattern(1, n)) {
 			t.Errorf("%v, or other bytes", err)
+			b.Close() // which ends the writer
 		}
 		if err := <-sent; err != nil {
 			t.Error(err)

@@ -22,7 +22,9 @@ const (
 	maxHeader  = 4 << 10   // bytes of header per message, if UCX allows as many
 	maxStage   = 64 << 10  // bytes of short parts that are gathered into one message
 	maxEarly   = 4 << 10   // messages that may overtake another
-	maxBacklog = 256 << 20 // bytes, and a sixteenth of it messages, that a peer may have sent beyond what was read
+	maxBacklog = 256 << 20 // bytes that a peer may have sent beyond what was read, its messages counted with some more than they are long
+	maxUnheard = 1 << 20   // the same before its hello
+	maxFree    = 1 << 10   // messages whose memory is kept for others
 	lingering  = time.Second
 )
 
@@ -55,6 +57,7 @@ type carrier struct {
 	early       map[uint32]*message
 	backlog     int
 	free        *message
+	kept        int    // messages in free
 	greeting    []byte // the data of the peer's hello
 
 	// The reader's.
@@ -91,6 +94,7 @@ func (c *carrier) received(ev *ucx.Event) {
 	m := c.free
 	if m != nil {
 		c.free = m.next
+		c.kept--
 	} else {
 		m = new(message)
 	}
@@ -126,7 +130,11 @@ func (c *carrier) enqueue(m *message, header []byte) (err error) {
 	if m.foreign.Valid() && !m.foreign.Remote() {
 		m.data = c.e.w.MessageBytes(m.foreign)
 	}
-	if c.backlog += cost(m); c.backlog > maxBacklog {
+	limit := maxBacklog
+	if c.greeting == nil {
+		limit = maxUnheard
+	}
+	if c.backlog += cost(m); c.backlog > limit {
 		return fmt.Errorf("%w: the peer sends much more than is read", transport.ErrCorrupt)
 	}
 	if m.seq != c.expected {
@@ -159,6 +167,11 @@ func cost(m *message) int {
 }
 
 func (c *carrier) push(m *message) {
+	if c.greeting == nil && m.kind != kindHello && m.kind != kindBye {
+		c.release(m)
+		c.fail(fmt.Errorf("%w: %s does not say hello first", transport.ErrCorrupt, c.remote))
+		return
+	}
 	switch m.kind {
 	case kindHello:
 		if c.greeting == nil && !m.foreign.Remote() {
@@ -190,8 +203,11 @@ func (c *carrier) release(m *message) {
 		m.foreign = ucx.Message{}
 	}
 	m.data = nil
-	m.next = c.free
-	c.free = m
+	if c.kept < maxFree {
+		m.next = c.free
+		c.free = m
+		c.kept++
+	}
 }
 
 // fail ends the connection for readers and writers; who Closes it does the rest. Under mu.

@@ -31,6 +31,7 @@ type engine struct {
 	eps      map[uint64]*endpoint
 	token    uint64
 	conn     func(ucx.Event) // takes connection requests
+	probing  int             // how many wait for something that is no event
 	ended    []*ucx.Endpoint // closed, or abandoned, but for the memory of their callbacks
 	err      error           // why the worker is of no use any more
 }
@@ -259,7 +260,7 @@ func (e *engine) progress(idle int) (active bool) {
 			}
 		}
 	}
-	if len(events) > 0 {
+	if len(events) > 0 || active && e.probing > 0 {
 		e.changed()
 	}
 	if err != nil {
@@ -332,6 +333,7 @@ func (p *endpoint) close() {
 	}
 	delete(p.e.eps, p.token)
 	ep.Free()
+	p.e.kick() // its connections are closed in the next rounds, and libucp does not wake anybody for that
 }
 
 // abandon leaves an endpoint that cannot be closed by force to the end of the worker. Under mu.

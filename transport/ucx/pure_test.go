@@ -61,7 +61,7 @@ func echo(_ context.Context, req *transport.Buffer) (transport.Slices, func(), e
 // idle returns a carrier that no worker drives.
 func idle() *carrier {
 	e := &engine{ops: map[uint64]*op{}, peers: map[ucx.Handle]*carrier{}, eps: map[uint64]*endpoint{}}
-	return &carrier{e: e, pool: transport.DefaultPool, remote: "a test", header: maxHeader}
+	return &carrier{e: e, pool: transport.DefaultPool, remote: "a test", header: maxHeader, greeting: []byte{helloVersion}}
 }
 
 // message encodes an active message as a peer would send it.
@@ -109,6 +109,22 @@ func TestReceive(t *testing.T) {
 	}
 }
 
+// TestUnheard: who has not said hello is not listened to, and soon hung up on, however his messages are numbered.
+func TestUnheard(t *testing.T) {
+	h := &native.Header{Type: 7}
+	for _, first := range []uint32{0, 1} {
+		c := idle()
+		c.greeting = nil
+		n := uint32(0)
+		for ; c.err == nil && n < maxEarly; n++ {
+			c.received(&ucx.Event{Header: encoded(prefix{kindFrame, 0, first + n}, h, ""), Inline: make([]byte, 2048)})
+		}
+		if !errors.Is(c.err, transport.ErrCorrupt) || n > 600 || c.first < len(c.queue) {
+			t.Errorf("after %d messages from %d: %v, and %d are to be read", n, first, c.err, len(c.queue)-c.first)
+		}
+	}
+}
+
 // FuzzReceive: whatever a peer sends, the bytes of a frame are as many as it announced, or there is an error; and then memory is bounded.
 func FuzzReceive(f *testing.F) {
 	h := &native.Header{Type: 7, Meta: 4, Body: 8}
@@ -118,6 +134,9 @@ func FuzzReceive(f *testing.F) {
 	f.Add(encoded(prefix{kindFrame, 0, 1}, &native.Header{}, ""), []byte{}, encoded(prefix{kindFrame, 9, 0}, h, "a"), []byte{})
 	f.Fuzz(func(t *testing.T, h1, d1, h2, d2 []byte) {
 		c := idle()
+		c.greeting = nil
+		c.received(&ucx.Event{Header: h1, Inline: d1})
+		c = idle()
 		for range 3 {
 			c.received(&ucx.Event{Header: h1, Inline: d1})
 			c.received(&ucx.Event{Header: h2, Inline: d2})

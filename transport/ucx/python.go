@@ -188,6 +188,40 @@ func (t *talk) broken() error {
 	return fmt.Errorf("%w: the connection broke", transport.ErrUnavailable)
 }
 
+// believed is how long a message may claim to be before memory for it is there. For a longer one it must have begun to arrive.
+const believed = 64 << 10
+
+// arriving waits for a message that nobody receives yet.
+type arriving struct {
+	t      *talk
+	length int
+	ok     bool
+}
+
+func (a *arriving) ready() bool {
+	if !a.ok && a.t.p.ep != nil {
+		a.length, _, a.ok = a.t.e.w.ProbeTag(a.t.mine.message, ^uint64(0))
+	}
+	return a.ok || a.t.over != nil
+}
+
+// announced waits for the message that was said to be n bytes long. libucp knows its length when its first piece is here. Under mu.
+func (t *talk) announced(n int) error {
+	a := &arriving{t: t}
+	t.e.probing++
+	err := t.e.wait(a)
+	t.e.probing--
+	switch {
+	case err != nil:
+		return err
+	case !a.ok:
+		return t.broken()
+	case a.length != n:
+		return fmt.Errorf("%w: a message of %d bytes where %d were announced", transport.ErrCorrupt, a.length, n)
+	}
+	return nil
+}
+
 // recvObject is recv_obj; the caller owns the Buffer. Under mu.
 func (t *talk) recvObject(orBye bool) (*transport.Buffer, error) {
 	var size [8]byte
@@ -197,6 +231,11 @@ func (t *talk) recvObject(orBye bool) (*transport.Buffer, error) {
 	n := binary.NativeEndian.Uint64(size[:])
 	if n > uint64(t.max) {
 		return nil, fmt.Errorf("%w: a message of %d bytes, at most %d are taken", transport.ErrTooLarge, n, t.max)
+	}
+	if n > believed {
+		if err := t.announced(int(n)); err != nil {
+			return nil, err
+		}
 	}
 	b := t.pool.Get(int(n))
 	if err := t.recv(b.Bytes(), false); err != nil {

@@ -5,12 +5,17 @@ package ucx
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	cucx "github.com/proxyplane/proxyplane/cgo/ucx"
 	"github.com/proxyplane/proxyplane/internal/testenv"
@@ -83,8 +88,7 @@ func exchanges(ctx context.Context, addr string) error {
 	return err
 }
 
-// TestExchange has its client in another process: in one, UCX 1.13 may take an event of a descriptor that one worker has closed for one of another
-// worker's that has got its number, and aborts (ucs_async_poll_missed).
+// TestExchange has its client in another process, and native clients beside.
 func TestExchange(t *testing.T) {
 	leaks(t)
 	s := serve(t, ListenOptions{Python: echo})
@@ -96,6 +100,172 @@ func TestExchange(t *testing.T) {
 	if err := c.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestExchangeEnds is about the end of an exchange's endpoint, while both sides do nothing else: a server of ucx-py's stands still until it comes.
+func TestExchangeEnds(t *testing.T) {
+	leaks(t)
+	s := serve(t, ListenOptions{Python: echo})
+	x := exchangerTo(t, s.Addr(), DialOptions{})
+	for range 3 {
+		b, err := x.Exchange(t.Context(), transport.Slices{[]byte("ping")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Release()
+		forgotten(t, s)
+	}
+}
+
+// forgotten waits until a server has no connections, and their descriptors are closed.
+func forgotten(t *testing.T, s *Server) {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(s.Addr())
+	n, _ := strconv.Atoi(port)
+	local := fmt.Sprintf("0100007F:%04X ", n)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // nothing tells when
+		table, err := os.ReadFile("/proc/net/tcp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := 0
+		for line := range strings.Lines(string(table)) {
+			f := strings.Fields(line)
+			if len(f) > 3 && (f[1]+" " == local || f[2]+" " == local) && f[3] != "0A" && f[3] != "06" { // neither listening nor in TIME_WAIT
+				open++
+			}
+		}
+		if s.Stats().Conns == 0 && open == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d connections and %d sockets are left", s.Stats().Conns, open)
+		}
+	}
+}
+
+// TestExchangesHere has client and server in one process, with connections that come and go on two workers. See guard.c of cgo/ucx.
+func TestExchangesHere(t *testing.T) {
+	leaks(t)
+	s := serve(t, ListenOptions{Python: echo})
+	x := exchangerTo(t, s.Addr(), DialOptions{})
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 15 {
+				msg := fmt.Appendf(nil, "%d of %d", i, g)
+				b, err := x.Exchange(t.Context(), transport.Slices{msg})
+				if err != nil || string(b.Bytes()) != string(msg)+"!" {
+					t.Errorf("exchange %s: %v", msg, err)
+				}
+				b.Release()
+			}
+		})
+	}
+	wg.Wait()
+	x.Close()
+	forgotten(t, s)
+}
+
+// TestConnect sees who answers, and uses the connection.
+func TestConnect(t *testing.T) {
+	leaks(t)
+	s := serve(t, ListenOptions{Python: echo})
+	connect := func() *Conn {
+		c, err := Connect(t.Context(), s.Addr(), DialOptions{})
+		if err != nil || c.Peer() != PeerNative || c.Peer().String() != "native" {
+			t.Fatal(c, err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	unused := connect()
+	if err := errors.Join(unused.Close(), unused.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := unused.Client(t.Context()); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("a client of a closed connection: %v", err)
+	}
+	used := connect()
+	c, err := used.Client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	used.Close() // does nothing
+	if err := c.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := used.Exchanger(); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("a connection used twice: %v", err)
+	}
+	c.Close()
+	x, err := connect().Exchanger()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := x.Exchange(t.Context(), transport.Slices{[]byte("ping")})
+	if err != nil || string(b.Bytes()) != "ping!" {
+		t.Errorf("an exchange with our server: %v", err)
+	}
+	b.Release()
+	x.Close()
+}
+
+// TestLongClaims has clients of Python's protocol that announce long messages and do not send them: that takes no memory.
+func TestLongClaims(t *testing.T) {
+	leaks(t)
+	s := serve(t, ListenOptions{Python: echo})
+	x := exchangerTo(t, s.Addr(), DialOptions{}).(*exchanger)
+	connect := func() *talk {
+		token := x.e.next()
+		ep, err := x.e.w.Connect(x.addrs[0], false, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x.adopt(t.Context(), x.e.watch(ep, token, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	x.e.lock()
+	defer x.e.unlock()
+	before := pooled()
+	for _, n := range []uint64{1 << 63, 1<<64 - 1, defaultMessage + 1} { // refused
+		c := connect()
+		if err := c.send(c.theirs.message, transport.Slices{binary.NativeEndian.AppendUint64(nil, n)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.recvObject(false); !errors.Is(err, transport.ErrUnavailable) {
+			t.Errorf("a message of %d bytes: %v", n, err)
+		}
+		c.close(false)
+	}
+	claim := binary.NativeEndian.AppendUint64(nil, 1<<29)
+	silent, liar, honest := connect(), connect(), connect()
+	for _, c := range []*talk{silent, liar, honest} {
+		if err := c.send(c.theirs.message, transport.Slices{claim}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := liar.send(liar.theirs.message, transport.Slices{make([]byte, 1000)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := liar.recvObject(false); !errors.Is(err, transport.ErrUnavailable) {
+		t.Errorf("a message of another length than announced: %v", err)
+	}
+	if after := pooled(); after > before {
+		t.Errorf("%d bytes are held for claims", after-before)
+	}
+	for _, c := range []*talk{silent, liar, honest} {
+		c.close(true)
+	}
+}
+
+// pooled returns the bytes of pooled buffers in use.
+func pooled() int64 {
+	_, n := transport.Live(transport.Pooled)
+	return n
 }
 
 func TestExchangeRefused(t *testing.T) {
@@ -183,6 +353,46 @@ func TestRealUCXPy(t *testing.T) {
 			t.Fatalf("%d bytes: %v", n, err)
 		}
 		got.Release()
+	}
+	// Connect knows it for what it is, and what it leaves unused harms nothing.
+	for range 3 {
+		for _, use := range []bool{false, true, true} {
+			c, err := Connect(t.Context(), "127.0.0.1:"+addr, DialOptions{})
+			if err != nil || c.Peer() != PeerPython {
+				t.Fatal(c, err)
+			}
+			if _, err := c.Client(t.Context()); !errors.Is(err, ErrPythonPeer) {
+				t.Errorf("a native client of Python's server: %v", err)
+			}
+			if use {
+				x, err := c.Exchanger()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range 3 {
+					got, err := x.Exchange(t.Context(), transport.Slices{[]byte("ping")})
+					if err != nil || string(got.Bytes()) != "ping!" {
+						t.Fatalf("exchange %d: %v", i, err)
+					}
+					got.Release()
+				}
+				x.Close()
+			}
+			c.Close()
+		}
+	}
+	// A client that is idle after its exchange must not hold up others: the server flushes its endpoint in a loop that ends with ours.
+	others := []objects.Exchanger{x, exchangerTo(t, "127.0.0.1:"+addr, DialOptions{}), exchangerTo(t, "127.0.0.1:"+addr, DialOptions{})}
+	for i := range 30 {
+		b, err := others[i%len(others)].Exchange(t.Context(), transport.Slices{[]byte("ping")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Release()
+		time.Sleep(time.Millisecond) // so that its worker is asleep
+	}
+	if _, err := Dial(t.Context(), "127.0.0.1:"+addr, DialOptions{}); !errors.Is(err, ErrPythonPeer) {
+		t.Errorf("dialing Python's server: %v", err)
 	}
 	_ = cmd.Process.Kill() // it does not always end by itself
 	_ = cmd.Wait()

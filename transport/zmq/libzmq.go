@@ -24,6 +24,9 @@ import (
 // the wire, what is refused, and when a peer is hung up on. What is not: a message is in memory whole, down to its last part, before anybody hears of
 // it, so that a peer who sends parts without end costs memory without bound, and one who announces a long part gets the address space for it. On a
 // network that is not trusted use CURVE or the form in Go.
+//
+// Since libzmq cannot stop to read from one peer of a ROUTER alone, a peer whose messages pile up is not slowed down, as TCP would do it, but hung up
+// on (queueMax). How a long message leaves shows by the parts of it that libzmq has let go of. A message of one part leaves in one step.
 func init() { libzmqListen, libzmqConnect = listenLibzmq, connectLibzmq }
 
 const (
@@ -113,13 +116,20 @@ func (p *part) release() {
 type incoming struct {
 	cur  *part
 	off  int
-	more bool // cur was not the last part of its message
+	more bool  // cur was not the last part of its message
+	shut error // why there is no current part any more: the link is closed
 }
 
 // begin makes p the current part.
 func (in *incoming) begin(p *part) (int64, bool, error) {
 	in.cur, in.off, in.more = p, 0, p.More()
 	return int64(len(p.Bytes())), in.more, nil
+}
+
+// end lets go of the current part, for good.
+func (in *incoming) end(why error) {
+	in.drop()
+	in.shut = why
 }
 
 // drop lets go of the current part.
@@ -132,7 +142,10 @@ func (in *incoming) drop() {
 
 func (in *incoming) read(dst []byte) (int, error) {
 	left := 0
-	if in.cur != nil {
+	switch {
+	case in.cur == nil && in.shut != nil:
+		return 0, in.shut
+	case in.cur != nil:
 		left = len(in.cur.Bytes()) - in.off
 	}
 	if len(dst) > left {
@@ -159,12 +172,17 @@ type outgoing struct {
 	sock   *zmq.Socket
 	tick   *zmq.Ticket
 	joined []*transport.Buffer // what had to be glued: ZeroMQ knows no part of several pieces
+	min    int                 // parts shorter than that are copied
 }
 
 // message sends what link.send says. The first of its sends may fail with zmq.ErrAgain, and then nothing was sent.
 func (o *outgoing) message(first, meta []byte, body transport.Slices, cut int) error {
 	total := body.Len()
 	more := total > 0 || cut > 0 || cut == asParts && len(body) > 0
+	o.min = refMin
+	if cut > 0 && total >= refMin {
+		o.min = 1 // of a long message nothing is copied: the parts that are left tell how it leaves
+	}
 	if len(meta) > 0 {
 		var small [2048]byte
 		first = append(append(small[:0], first...), meta...)
@@ -214,13 +232,13 @@ func (o *outgoing) message(first, meta []byte, body transport.Slices, cut int) e
 }
 
 func (o *outgoing) pin(p []byte) {
-	if len(p) >= refMin {
+	if len(p) >= o.min {
 		o.tick.Pin(p)
 	}
 }
 
 func (o *outgoing) part(p []byte, more bool) error {
-	if len(p) < refMin {
+	if len(p) < o.min {
 		return o.sock.Send(p, more)
 	}
 	return o.sock.SendRef(p, more, o.tick)
@@ -261,9 +279,8 @@ func (s *senders) get(sock *zmq.Socket) (*outgoing, error) {
 	return &outgoing{sock: sock, tick: t}, nil
 }
 
-// put waits, and takes o back.
+// put takes o back, after its wait.
 func (s *senders) put(o *outgoing) {
-	o.wait()
 	o.sock = nil
 	s.mu.Lock()
 	s.idle = append(s.idle, o)
@@ -346,6 +363,10 @@ type dealer struct {
 	down bool    // the connection has ended, and the socket is closed
 	rest []*part // what came before that
 	over bool    // the link is closed
+
+	hurried bool      // see hurrier
+	leaving *outgoing // whose end a send waits for
+	gaveUp  bool      // a message was given up
 
 	writing sync.Mutex   // one message at a time, so that close knows of all
 	fd      atomic.Int64 // libzmq's descriptor, which it may have closed by now
@@ -513,7 +534,10 @@ func (d *dealer) receive() bool {
 		return true
 	}
 	if d.down {
-		if d.err = io.EOF; len(d.rest) > 0 {
+		if d.err = io.EOF; d.gaveUp {
+			d.err = fmt.Errorf("zmq: %s: %w: the connection was closed in the middle of a message", d.name, transport.ErrUnavailable)
+		}
+		if len(d.rest) > 0 {
 			d.got, d.err = d.rest[0], nil
 			d.rest = d.rest[1:]
 		}
@@ -595,14 +619,21 @@ func (d *dealer) send(first, meta []byte, body transport.Slices, cut int) error 
 	if err == nil {
 		e, err = d.sock.Events() // sending may have swallowed the signal that something came
 	}
+	out.tick.End()
+	d.leaving = out
+	if d.hurried {
+		d.giveUp()
+	}
 	d.mu.Unlock()
 	if e&zmq.CanReceive != 0 {
 		d.ready.Nudge()
 	}
-	d.shared.out.put(out) // waits
+	out.wait()
 	d.mu.Lock()
+	d.leaving = nil
 	down := d.down || d.over
 	d.mu.Unlock()
+	d.shared.out.put(out)
 	if err == nil && down && body.Len() >= refMin { // it was let go of, which need not mean that it has left
 		err = io.ErrUnexpectedEOF
 	}
@@ -610,6 +641,31 @@ func (d *dealer) send(first, meta []byte, body transport.Slices, cut int) error 
 		return fmt.Errorf("zmq: %s: %w: the connection broke: %w", d.name, transport.ErrUnavailable, err)
 	}
 	return nil
+}
+
+// hurry and calm implement hurrier. A message of which libzmq has copied all will leave, and counts as if it had left.
+func (d *dealer) hurry() {
+	d.mu.Lock()
+	d.hurried = true
+	d.giveUp()
+	d.mu.Unlock()
+}
+
+func (d *dealer) calm() {
+	d.mu.Lock()
+	d.hurried = false
+	d.mu.Unlock()
+}
+
+// giveUp breaks the link if libzmq has not let go of all of the message that is leaving: there is no other way to have its memory back. The caller
+// holds mu.
+func (d *dealer) giveUp() {
+	if d.leaving == nil || d.leaving.tick.Held() == 0 || d.down || d.over {
+		return
+	}
+	d.gaveUp = true
+	d.hangUp()
+	d.ready.Wake()
 }
 
 // stale implements staler: libzmq's thread may not have looked at the connection yet.
@@ -657,7 +713,7 @@ func (d *dealer) close() {
 		d.ready.Close()
 	}
 	d.reading.Lock()
-	d.drop()
+	d.incoming.end(fmt.Errorf("zmq: %s: %w: the connection is closed", d.name, transport.ErrUnavailable))
 	for _, p := range d.rest {
 		p.release()
 	}

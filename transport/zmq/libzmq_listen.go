@@ -26,15 +26,18 @@ import (
 const (
 	// sendQueue is how many messages libzmq keeps for a peer that does not read. Long ones make the sender wait besides.
 	sendQueue = 128
-	// recvQueue is how many bytes may wait for the goroutine of a peer. Beyond, nobody's messages are received until it has caught up.
-	recvQueue = 64 << 20
 	// recvBatch is how many messages are received before they are handed out.
 	recvBatch = 16
 	// grace is how long after its link is closed a peer is hung up on, so that what was sent last leaves before.
 	grace = 250 * time.Millisecond
-	// stalled is how long a peer's goroutine may keep all others waiting.
-	stalled = 30 * time.Second
+	// partCost is what a part costs beside its bytes.
+	partCost = 256
 )
+
+// queueMax is how many bytes may wait for the goroutine of a peer when one more message comes: beyond, it is hung up on. All peers' messages come from
+// one socket, so that none of them can be made to wait but by making all wait. It must be far more than peers have in flight who wait for answers.
+// Tests change it.
+var queueMax = 1 << 30
 
 // router is the acceptor over libzmq: one ROUTER socket, from which a goroutine receives for all peers, and to which they all send.
 //
@@ -295,33 +298,13 @@ func (r *router) dispatch(m []*part) {
 	}
 	m[0].release()
 	m = m[1:]
+	if n := p.backlog(); n > queueMax {
+		r.o.Logger.Warn("zmq: a peer was hung up on: it sends more than is read", "peer", p.name, "bytes", n, "limit", queueMax)
+		p.close()
+		r.cut(p)
+	}
 	if !p.push(m) {
 		releaseAll(m)
-		return
-	}
-	if p.backlog() <= recvQueue {
-		return
-	}
-	start := time.Now()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for p.backlog() > recvQueue {
-		select {
-		case <-p.caughtUp:
-		case <-p.dead:
-			return
-		case <-tick.C:
-			r.mu.Lock() // its goroutine may be sending, and wait for room that only a call on the socket notices
-			r.sock.Events()
-			r.mayHaveRoom()
-			r.mu.Unlock()
-			if time.Since(start) > stalled {
-				r.o.Logger.Warn("zmq: a peer was hung up on: its requests are not read", "peer", p.name, "bytes", p.backlog())
-				p.close()
-				r.cut(p)
-				return
-			}
-		}
 	}
 }
 
@@ -331,7 +314,7 @@ func (r *router) admit(m []*part) *routed {
 	if len(m) > 1 {
 		fd = m[1].SourceFD()
 	}
-	p := &routed{r: r, id: bytes.Clone(m[0].Bytes()), fd: fd, signal: make(chan struct{}, 1), caughtUp: make(chan struct{}, 1),
+	p := &routed{r: r, id: bytes.Clone(m[0].Bytes()), fd: fd, signal: make(chan struct{}, 1),
 		dead: make(chan struct{})}
 	r.peers[string(p.id)] = p
 	r.events.Lock()
@@ -511,6 +494,7 @@ type routed struct {
 	connected bool // by the router's events
 	refused   bool
 	sending   atomic.Int32 // sends that wait
+	stall     atomic.Int64 // a time.Duration: see pacer
 
 	reading sync.Mutex // incoming belongs to who holds it
 	incoming
@@ -525,7 +509,6 @@ type routed struct {
 	closed      bool
 	later       *time.Timer
 	signal      chan struct{} // look again
-	caughtUp    chan struct{} // the queue is short again
 	dead        chan struct{} // closed with ended or closed
 }
 
@@ -548,7 +531,7 @@ func (p *routed) push(m []*part) bool {
 		p.room = p.queue // from its start, for when it is empty again
 	}
 	for _, part := range m {
-		p.bytes += len(part.Bytes())
+		p.bytes += len(part.Bytes()) + partCost
 	}
 	notify(p.signal)
 	return true
@@ -591,12 +574,7 @@ func (p *routed) next() (int64, bool, error) {
 			if p.queue = p.queue[1:]; len(p.queue) == 0 {
 				p.queue = p.room[:0]
 			}
-			n := len(part.Bytes())
-			full := p.bytes > recvQueue
-			p.bytes -= n
-			if full && p.bytes <= recvQueue {
-				notify(p.caughtUp)
-			}
+			p.bytes -= len(part.Bytes()) + partCost
 			p.mu.Unlock()
 			return p.begin(part)
 		case p.ended:
@@ -652,7 +630,9 @@ func (p *routed) send(first, meta []byte, body transport.Slices, cut int) error 
 	}
 	p.sending.Add(1)
 	defer p.sending.Add(-1)
-	defer r.out.put(out) // waits
+	defer r.out.put(out)
+	stall := time.Duration(p.stall.Load())
+	var late <-chan time.Time
 	for {
 		if err = r.sock.Send(p.id, true); err == zmq.ErrAgain {
 			r.sock.Events() // looks at what the peer has read
@@ -665,10 +645,20 @@ func (p *routed) send(first, meta []byte, body transport.Slices, cut int) error 
 		room := r.room
 		r.waiting++
 		r.mu.Unlock()
+		if late == nil && stall > 0 {
+			t := time.NewTimer(stall)
+			defer t.Stop()
+			late = t.C
+		}
 		select {
 		case <-room:
 		case <-p.dead:
+			out.wait()
 			return p.broken(nil)
+		case <-late:
+			out.wait()
+			r.cut(p)
+			return p.broken(fmt.Errorf("nothing came or went for %v", stall))
 		}
 		r.mu.Lock()
 	}
@@ -681,8 +671,36 @@ func (p *routed) send(first, meta []byte, body transport.Slices, cut int) error 
 	if e&zmq.CanReceive != 0 {
 		r.ready.Nudge()
 	}
+	if stall > 0 {
+		if e := p.paced(out, stall, body.Len(), cut); err == nil {
+			err = e
+		}
+	}
+	out.wait()
 	if err != nil {
 		return p.broken(err)
+	}
+	return nil
+}
+
+// pace implements pacer.
+func (p *routed) pace(d time.Duration) { p.stall.Store(int64(max(d, 0))) }
+
+// paced returns when libzmq has let go of a message of n bytes, or hangs up on a peer that takes too little of it in the time d.
+func (p *routed) paced(out *outgoing, d time.Duration, n int64, cut int) error {
+	if cut <= 0 {
+		d *= time.Duration(1 + n/stride) // all that is known is whether all has left
+	}
+	t := time.NewTicker(d)
+	defer t.Stop()
+	out.tick.End()
+	for left := out.tick.Held(); !out.tick.WaitUnless(t.C); {
+		now := out.tick.Held()
+		if int64(left-now)*int64(max(cut, 0)) < stride && now > 0 {
+			p.r.cut(p)
+			return fmt.Errorf("nothing came or went for %v", d)
+		}
+		left = now
 	}
 	return nil
 }
@@ -720,7 +738,7 @@ func (p *routed) close() {
 	}
 	notify(p.signal)
 	p.reading.Lock() // next has returned, or sees that it is closed
-	p.drop()
+	p.incoming.end(p.broken(nil))
 	p.mu.Lock()
 	releaseAll(p.queue)
 	p.queue, p.bytes = nil, 0

@@ -539,3 +539,199 @@ func TestLinkSilent(t *testing.T) {
 		t.Error(l.String())
 	}
 }
+
+// TestLinkReadAfterClose: who reads a part while another closes the link hears that it is closed, not that the peer sent nonsense.
+func TestLinkReadAfterClose(t *testing.T) {
+	crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+		begun := func(l link) {
+			n, _, err := l.next()
+			if err != nil || n != 100_000 {
+				t.Errorf("next: %d, %v", n, err)
+			}
+			l.close()
+			if b, ok := l.take(); ok {
+				t.Error("take after close")
+				b.Release()
+			}
+			if _, err := l.read(make([]byte, n)); !errors.Is(err, transport.ErrUnavailable) || errors.Is(err, transport.ErrCorrupt) {
+				t.Errorf("read after close: %v", err)
+			}
+		}
+		body := random(100_000)
+		dial := linkPair(t, listen, connect, setup{}, func(l link) {
+			if err := l.send(body, nil, nil, whole); err != nil {
+				t.Error(err)
+			}
+			begun(l)
+		})
+		l, err := dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.close()
+		if err := l.send(body, nil, nil, whole); err != nil {
+			t.Fatal(err)
+		}
+		begun(l)
+	})
+}
+
+// TestLinkHurry: a send that the peer does not take is ended; one that has left, or can be left to libzmq, costs nothing.
+func TestLinkHurry(t *testing.T) {
+	for name, connect := range connectForms {
+		t.Run(name, func(t *testing.T) {
+			cCheck(t)
+			leakCheck(t)
+			stop, got := make(chan struct{}), make(chan struct{}, 1)
+			dial := linkPair(t, listenPure, connect, setup{}, func(l link) {
+				for range 3 {
+					if _, err := readMessage(l); err != nil {
+						t.Error(err)
+					}
+					got <- struct{}{}
+				}
+				l.next() // and reads on no more
+				got <- struct{}{}
+				<-stop
+			})
+			defer close(stop)
+			l, err := dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.close()
+			h := l.(hurrier)
+			for _, n := range []int{10, 1 << 20} {
+				if err := l.send([]byte("x"), nil, transport.Slices{random(n)}, 64<<10); err != nil {
+					t.Fatal(err)
+				}
+				h.hurry() // all of it has left
+				h.calm()
+				<-got
+			}
+			if err := l.send([]byte("x"), nil, nil, whole); err != nil {
+				t.Fatal(err)
+			}
+			<-got
+			done := make(chan error)
+			go func() { done <- l.send([]byte("x"), nil, transport.Slices{make([]byte, 64<<20)}, 64<<10) }()
+			<-got
+			h.hurry()
+			if err := <-done; !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("hurried: %v", err)
+			}
+			h.calm()
+			if err := l.send([]byte("x"), nil, nil, whole); !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("after half a message: %v", err)
+			}
+			if _, _, err := l.next(); !errors.Is(err, transport.ErrUnavailable) {
+				t.Errorf("next: %v", err)
+			}
+		})
+	}
+}
+
+// TestLinkPace: a message leaves however long it takes, unless the peer takes nothing of it.
+func TestLinkPace(t *testing.T) {
+	for name, listen := range listenForms {
+		for _, cut := range []int{4 << 10, 64 << 10, whole} {
+			t.Run(fmt.Sprintf("%s/%d", name, cut), func(t *testing.T) {
+				cCheck(t)
+				leakCheck(t)
+				done := make(chan error)
+				big := transport.Slices{make([]byte, 5<<20), make([]byte, 100), make([]byte, 11<<20)}
+				dial := linkPair(t, listen, connectPure, setup{}, func(l link) {
+					readMessage(l)
+					l.(pacer).pace(time.Minute)
+					done <- l.send([]byte("x"), nil, big, cut)
+					l.(pacer).pace(20 * time.Millisecond)
+					for {
+						if err := l.send([]byte("x"), nil, big, cut); err != nil {
+							done <- err
+							return
+						}
+					}
+				})
+				l, err := dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.close()
+				if err := l.send([]byte("go"), nil, nil, whole); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := readMessage(l); err != nil {
+					t.Error(err)
+				}
+				if err := <-done; err != nil {
+					t.Errorf("to who reads: %v", err)
+				}
+				if err := <-done; !errors.Is(err, transport.ErrUnavailable) || !strings.Contains(err.Error(), "nothing came or went") {
+					t.Errorf("to who does not: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// TestLinkFlood: a peer whose messages are not read keeps nobody waiting, and is hung up on when too many are there, also if they are empty.
+func TestLinkFlood(t *testing.T) {
+	for _, size := range []int{0, 1 << 20} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			cCheck(t)
+			leakCheck(t)
+			if size == 0 {
+				defer func(n int) { queueMax = n }(queueMax)
+				queueMax = 1 << 20
+			}
+			var l logs
+			lo := ListenOptions{}
+			lo.Logger = l.logger()
+			o, _ := lo.complete()
+			stop := make(chan struct{})
+			acc, err := listenLibzmq(testContext(t), address{"tcp", "127.0.0.1:0"}, o, func(l link) {
+				if m, err := readMessage(l); err == nil && string(m[0]) == "stay" {
+					<-stop
+					return
+				}
+				echoLink(l)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer acc.close()
+			defer close(stop)
+			a, _ := parseAddress(acc.address())
+			do, _ := DialOptions{}.complete()
+			var links [2]link
+			for i, say := range []string{"stay", "echo"} {
+				if links[i], err = connectPure(testContext(t), a, do, nil); err != nil {
+					t.Fatal(err)
+				}
+				defer links[i].close()
+				if err := links[i].send([]byte(say), nil, nil, whole); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range 80 { // what the other one's queue held before all had to wait
+				if err := links[0].send(make([]byte, size), nil, nil, whole); err != nil {
+					t.Fatalf("message %d: %v", i, err)
+				}
+			}
+			if err := links[1].send([]byte("x"), nil, nil, whole); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := readMessage(links[1]); err != nil {
+				t.Fatalf("the other peer: %v", err)
+			}
+			if size > 0 {
+				return
+			}
+			for links[0].send(nil, nil, nil, whole) == nil {
+			}
+			if !strings.Contains(l.String(), "more than is read") {
+				t.Error(l.String())
+			}
+		})
+	}
+}

@@ -21,8 +21,8 @@ const (
 )
 
 // ListenOptions of a server. The zero value listens on loopback and refuses Python peers. IdleTimeout and StallTimeout hold for Python's clients as
-// for native ones: within a StallTimeout 4 MiB must come, or the rest of a frame, and 4 MiB of an answer be taken, or all of it (libzmq, which does
-// not tell, gets as many StallTimeouts as an answer has 4 MiB). Who has asked for nothing yet is hung up on after a StallTimeout.
+// for native ones: within a StallTimeout 4 MiB must come, or the rest of a frame, and 4 MiB of an answer be taken, or all of it. Who has asked
+// for nothing yet is hung up on after a StallTimeout.
 type ListenOptions struct {
 	native.ServerOptions
 
