@@ -98,7 +98,14 @@ func TestMapRefuses(t *testing.T) {
 		{"too short", memfile(100, unix.F_SEAL_SHRINK), 101, transport.ErrCorrupt},
 		{"absurd", memfile(100, unix.F_SEAL_SHRINK), 1 << 62, transport.ErrCorrupt},
 		{"no memory file", func() *os.File { f, err := os.Open("/proc/self/exe"); must(t, err); return f }, 10, transport.ErrDenied},
-		{"nothing", func() *os.File { return nil }, 10, transport.ErrCorrupt},
+		{"nothing", func() *os.File { return nil }, 10, errors.ErrUnsupported},
+		{"huge pages", func() *os.File {
+			fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_HUGETLB) // none are reserved, none are needed
+			must(t, err)
+			_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK)
+			must(t, err)
+			return os.NewFile(uintptr(fd), "test")
+		}, 10, transport.ErrDenied},
 	} {
 		p := withFiles(-1, sharing{table(t), v.f, v.size}).start(t)
 		_, err := p.Map(t.Context(), "x")

@@ -40,6 +40,10 @@ func mapShared(f *os.File, size int64) (*transport.Buffer, error) {
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
 		return nil, fmt.Errorf("%w: the server shares memory that could shrink under a mapping", transport.ErrDenied)
 	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil || uint32(fs.Type) == unix.HUGETLBFS_MAGIC {
+		return nil, fmt.Errorf("%w: the server shares memory of reserved huge pages, which can run out under a mapping", transport.ErrDenied)
+	}
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err

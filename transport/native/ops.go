@@ -257,7 +257,7 @@ func (c *Client) Map(ctx context.Context, id string) (*transport.Buffer, error) 
 		return transport.FromBytes(nil), nil
 	}
 	if f == nil {
-		return nil, fmt.Errorf("%w: the server sent no descriptor to map", transport.ErrCorrupt)
+		return nil, fmt.Errorf("map: %w: no descriptor came with the answer; this process may have too many open (ulimit -n)", errors.ErrUnsupported)
 	}
 	defer f.Close()
 	return mapShared(f, size)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -735,12 +734,13 @@ func (s *session) adopt(id string) error {
 	if s.files == nil {
 		return s.reply(h.ID, fmt.Errorf("put by descriptor: %w over this connection", errors.ErrUnsupported), 0, 0)
 	}
-	var f *os.File
-	if f = s.files.TakeFile(); f == nil || h.Size > math.MaxInt64 {
-		if f != nil {
-			f.Close()
-		}
-		return badFrame("a put by descriptor without one")
+	f := s.files.TakeFile()
+	switch {
+	case f == nil: // the kernel drops it where this process has too many
+		return s.reply(h.ID, fmt.Errorf("put by descriptor: %w: none came; the server may have too many open (ulimit -n)", errors.ErrUnsupported), 0, 0)
+	case h.Size > math.MaxInt64:
+		f.Close()
+		return badFrame("a put of %d bytes", h.Size)
 	}
 	return s.reply(h.ID, s.srv.store.Adopt(id, f, int64(h.Size), objects.PutOptions{TTL: s.req.ttl}), 0, 0)
 }

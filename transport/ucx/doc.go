@@ -18,9 +18,8 @@
 // There are no threads of our own between a call and UCX: who waits for something drives the worker. With BusyPoll it looks for so long before it
 // sleeps on the worker's event descriptor; each sleep costs a system call and a wakeup, and 5 to 50 µs of latency.
 //
-// Each connection has a worker of its own, up to ListenOptions.Workers. UCX 1.13 has a weakness where one process has several: when a connection ends, and
-// another one of another worker gets its descriptor's number in the same moment, it can abort the process (an assertion in ucs_async_poll_missed). It was
-// seen with hundreds of connections a second between a client and a server in one process, and never otherwise; Workers: -1 does with one.
+// Each connection has a worker of its own, up to ListenOptions.Workers. In Go plugins and shared libraries that may abort the process (package cgo/ucx,
+// Several workers): there the default is one worker for all connections of a Server, and there should be one Server or Client.
 //
 // # Security
 //

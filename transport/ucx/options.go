@@ -71,7 +71,7 @@ const (
 
 func (o ListenOptions) withDefaults() ListenOptions {
 	o.MaxConns = defaulted(o.MaxConns, defaultConns)
-	if o.Workers == 0 {
+	if o.Workers == 0 && ucx.Guarded() {
 		o.Workers = defaultWorkers
 	}
 	o.Keepalive = defaulted(o.Keepalive, defaultKeepalive)

@@ -436,15 +436,16 @@ func (d *dealer) open(ctx context.Context, a address, o *DialOptions, hello [][]
 	state := make(chan error, 1)
 	d.shared.hold()
 	d.watched.Go(func() { d.watch(mon, o.Curve != nil, state) })
-	if err := d.sock.Connect(a.endpoint()); err != nil {
-		return err
-	}
-	if hello != nil {
+	d.mu.Lock() // the connection may end before the hello is sent, and watch close the socket
+	err = d.sock.Connect(a.endpoint())
+	if hello != nil && err == nil {
 		for i, p := range append([][]byte{nil}, hello...) {
-			if err := d.sock.Send(p, i < len(hello)); err != nil {
-				return err
-			}
+			err = errors.Join(err, d.sock.Send(p, i < len(hello)))
 		}
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return err
 	}
 	select {
 	case err := <-state:

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -486,6 +487,37 @@ func TestLinkRefused(t *testing.T) {
 			}
 		})
 	})
+	t.Run("hello", func(t *testing.T) { // the connection may end while the hello is sent
+		cCheck(t)
+		leakCheck(t)
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		}()
+		do, _ := DialOptions{}.complete()
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for range 25 {
+					if l, err := connectLibzmq(testContext(t), address{"tcp", ln.Addr().String()}, do, hello); err == nil {
+						l.close()
+						t.Error("connected")
+					}
+				}
+			})
+		}
+		wg.Wait()
+	})
 	t.Run("cancel", func(t *testing.T) {
 		crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -543,11 +575,16 @@ func TestLinkSilent(t *testing.T) {
 // TestLinkReadAfterClose: who reads a part while another closes the link hears that it is closed, not that the peer sent nonsense.
 func TestLinkReadAfterClose(t *testing.T) {
 	crossed(t, func(t *testing.T, listen listenFunc, connect connectFunc) {
+		var both, done sync.WaitGroup
+		both.Add(2)
+		done.Add(1)
 		begun := func(l link) {
 			n, _, err := l.next()
 			if err != nil || n != 100_000 {
 				t.Errorf("next: %d, %v", n, err)
 			}
+			both.Done()
+			both.Wait()
 			l.close()
 			if b, ok := l.take(); ok {
 				t.Error("take after close")
@@ -563,6 +600,7 @@ func TestLinkReadAfterClose(t *testing.T) {
 				t.Error(err)
 			}
 			begun(l)
+			done.Done()
 		})
 		l, err := dial()
 		if err != nil {
@@ -573,6 +611,7 @@ func TestLinkReadAfterClose(t *testing.T) {
 			t.Fatal(err)
 		}
 		begun(l)
+		done.Wait()
 	})
 }
 
