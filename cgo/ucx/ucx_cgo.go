@@ -660,7 +660,9 @@ func (e *Endpoint) RecvStream(dst []byte, token uint64) (Result, error) {
 // StreamReady returns an endpoint whose stream has bytes that no RecvStream waits for, and each once until it is received from. 0: there is none.
 //
 // Implements: ssize_t ucp_stream_worker_poll(ucp_worker_h worker, ucp_stream_poll_ep_t *poll_eps, size_t max_eps, unsigned flags)
-func (w *Worker) StreamReady() Handle { return Handle(uintptr(unsafe.Pointer(C.pxu_stream_ready(w.w)))) }
+func (w *Worker) StreamReady() Handle {
+	return Handle(uintptr(unsafe.Pointer(C.pxu_stream_ready(w.w))))
+}
 
 // Put writes body into the peer's memory at addr. The peer has it when a Flush after it has ended.
 //

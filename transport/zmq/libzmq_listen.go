@@ -34,9 +34,9 @@ const (
 	partCost = 256
 )
 
-// queueMax is how many bytes may wait for the goroutine of a peer when one more message comes: beyond, it is hung up on. All peers' messages come from
-// one socket, so that none of them can be made to wait but by making all wait. It must be far more than peers have in flight who wait for answers.
-// Tests change it.
+// queueMax is how many bytes may wait for the goroutine of a peer when one more message comes: beyond, it is hung up on. All peers' messages come
+// from one socket, so that none of them can be made to wait but by making all wait. It must be far more than peers have in flight who wait for
+// answers. Tests change it.
 var queueMax = 1 << 30
 
 // router is the acceptor over libzmq: one ROUTER socket, from which a goroutine receives for all peers, and to which they all send.
