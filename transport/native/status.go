@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/proxyplane/proxyplane/transport"
 )
@@ -94,7 +95,7 @@ func statusOf(err error) (Status, string) {
 			if err == base { //nolint:errorlint // only the text is compared: nothing was added to it
 				return s, ""
 			}
-			return s, err.Error()
+			return s, strings.TrimPrefix(err.Error(), base.Error()+": ") // the client says that part by itself
 		}
 	}
 	if errors.Is(err, transport.ErrClosed) { // the Store's end is the server's end
