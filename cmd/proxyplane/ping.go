@@ -29,7 +29,7 @@ func (a *app) pingCmd() *cobra.Command {
 		Use:   "ping [--transport tcp|unix|zmq|ucx] ADDR",
 		Short: "See whether an object server answers, and how fast",
 		Long: `Connect to an object server, do some round trips and print the fastest. The server may be that of proxyplane serve, of a connector in another process,
-or, for zmq, of Python's ZeroMQConnector. Exit code 0 if it answers.`,
+or, for zmq and ucx, of Python's ZeroMQConnector and UCXConnector. Exit code 0 if it answers.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := parseEndpoint(transport, args[0])
@@ -145,7 +145,19 @@ func dialEndpoint(ctx context.Context, e endpoint, o native.ClientOptions, secur
 		}
 		return client, "zmq", nil
 	case "ucx":
-		client, err := ucx.Dial(ctx, e.addr, ucx.DialOptions{ClientOptions: o})
+		c, err := ucx.Connect(ctx, e.addr, ucx.DialOptions{ClientOptions: o})
+		if err != nil {
+			return nil, "", err
+		}
+		defer c.Close() // does nothing once c is in use
+		if c.Peer() == ucx.PeerPython {
+			x, err := c.Exchanger()
+			if err != nil {
+				return nil, "", err
+			}
+			return rpc.NewClient(x, "ucx", rpc.ClientOptions{}), "ucx (Python's server)", nil
+		}
+		client, err := c.Client(ctx)
 		if err != nil {
 			return nil, "", err
 		}

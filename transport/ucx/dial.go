@@ -249,6 +249,9 @@ func (c *carrier) greet(ctx context.Context, share, client bool) (python bool, e
 	share = share && len(mine.host) > 0 && c.own
 	if share {
 		mine.address, _ = c.e.w.Address()
+		c.lease = newLease()
+		g := c.lease.grant()
+		mine.lease = g.append(nil)
 	}
 	if !client {
 		if err := c.say(&mine); err != nil {
@@ -273,17 +276,15 @@ func (c *carrier) greet(ctx context.Context, share, client bool) (python bool, e
 		return false, err
 	}
 	if share && len(theirs.address) > 0 && bytes.Equal(theirs.host, mine.host) {
-		token := c.e.next()
-		if ep, err := c.e.w.ConnectWorker(theirs.address, false, token); err == nil {
-			c.fast = c.e.watch(ep, token, c.lost)
+		if err := c.shareWith(&theirs); err == nil {
 			mine.address, _ = c.e.w.Address()
 		} else if !client {
-			return false, fmt.Errorf("%w: shared memory, which the client is going to use: %w", transport.ErrUnavailable, err)
+			return false, fmt.Errorf("%w: shared memory, which the client is going to use, set NoSharedMemory: %w", transport.ErrUnavailable, err)
 		}
 	}
 	if client {
 		if c.fast == nil {
-			mine.address = nil
+			mine.address, mine.lease = nil, nil
 		}
 		if err := c.say(&mine); err != nil {
 			return false, err
@@ -294,6 +295,33 @@ func (c *carrier) greet(ctx context.Context, share, client bool) (python bool, e
 		c.e.peers[c.fast.handle] = c
 	}
 	return false, nil
+}
+
+// shareWith makes the endpoint over shared memory, if its memory can be read safely. Under mu.
+func (c *carrier) shareWith(peer *hello) error {
+	g, err := parseGrant(peer.lease)
+	if err != nil {
+		return err
+	}
+	token := c.e.next()
+	ep, err := c.e.w.ConnectWorker(peer.address, false, token)
+	if err != nil {
+		return err
+	}
+	fast := c.e.watch(ep, token, c.lost)
+	if readsPeer(ep.Transports()) {
+		err = fmt.Errorf("%w: the peer grants no lease of its memory", transport.ErrUnavailable)
+		if g != nil {
+			err = g.good()
+		}
+		if err != nil {
+			fast.abandon()
+			return err
+		}
+		c.theirs = g
+	}
+	c.fast = fast
+	return nil
 }
 
 // say sends a hello, without waiting for that. Under mu.

@@ -13,6 +13,9 @@
 // address says, and stays: its end is noticed. Two sides that find themselves on one host make a second endpoint over shared memory and send frames
 // there. UCX_TLS must therefore name a network transport beside the others: "tcp,posix,cma,self" and not "posix,cma,self".
 //
+// There UCX has the receiver of a long body copy it out of the sender's memory, when it likes. A sender that closes waits for that, but for a second only;
+// then it ends the lease that it gave the peer, who looks after each copy whether the lease is good, and takes no byte if not.
+//
 // # Waiting
 //
 // There are no threads of our own between a call and UCX: who waits for something drives the worker. With BusyPoll it looks for so long before it
@@ -29,7 +32,7 @@
 //
 // # IPv6
 //
-// UCX's TCP does not use the address ::1. On other IPv6 addresses both sides are told to prefer IPv6.
+// UCX's TCP does not use the address ::1, which Listen and Dial refuse. On other IPv6 addresses both sides are told to prefer IPv6.
 //
 // # Build tags
 //

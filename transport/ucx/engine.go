@@ -279,6 +279,12 @@ func (e *engine) progress(idle int) (active bool) {
 	return active
 }
 
+// drain does what can be done without a peer. Under mu.
+func (e *engine) drain() {
+	for n := 0; n < 1<<16 && e.progress(spins); n++ {
+	}
+}
+
 // started keeps track of an operation: o is filled now, or when its event comes. Under mu.
 func (e *engine) started(o *op, token uint64, r ucx.Result, err error) {
 	o.result, o.err = r, err

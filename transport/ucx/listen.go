@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"syscall"
 
 	"github.com/proxyplane/proxyplane/cgo/ucx"
 	"github.com/proxyplane/proxyplane/transport"
@@ -87,7 +88,9 @@ func Listen(ctx context.Context, addr string, store objects.Store, o ListenOptio
 	e.conn = s.requested
 	err = e.w.HandleMessages(amID)
 	if err == nil {
-		s.l, err = e.w.Listen(a, 0)
+		if s.l, err = e.w.Listen(a, 0); errors.Is(err, ucx.ErrBusy) {
+			err = fmt.Errorf("%w: %w", syscall.EADDRINUSE, err) // what UCX means by it, and callers look for
+		}
 	}
 	if err == nil {
 		if s.addr, err = s.l.Addr(); err != nil {

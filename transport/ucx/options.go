@@ -132,10 +132,14 @@ func resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
 	for _, four := range []bool{true, false} { // IPv4 first: UCX's TCP does not have all of IPv6
 		for _, ip := range ips {
-			if ip = ip.Unmap(); ip.Is4() == four {
+			if ip = ip.Unmap(); ip.Is4() == four && ip.WithZone("") != netip.IPv6Loopback() {
 				out = append(out, netip.AddrPortFrom(ip, port))
 			}
 		}
+	}
+	if len(out) == 0 && len(ips) > 0 {
+		// It would do worse than fail: UCX 1.13 has the peer connect to ::1, and writes that address over the end of what it keeps one in.
+		return nil, fmt.Errorf("%w: UCX has no connections at ::1: use 127.0.0.1, or another IPv6 address of this host", transport.ErrUnavailable)
 	}
 	return out, nil
 }
@@ -195,8 +199,12 @@ var bootID = sync.OnceValue(func() []byte {
 	return []byte(id[:min(len(id), maxHost)])
 })
 
-// sharesMemory reports whether a context may use shared memory.
+// sharesMemory reports whether a context may use shared memory. It may not where UCX was told that senders write into the memory of receivers: those
+// could not take it back from a sender that stands still. By itself UCX has receivers read.
 func sharesMemory(c *ucx.Context) bool {
+	if strings.Contains(c.Config(), "RNDV_SCHEME=put") {
+		return false
+	}
 	info := c.Info()
 	for _, name := range []string{"posix", "sysv", "xpmem"} {
 		if strings.Contains(info, name) {

@@ -8,14 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	cucx "github.com/proxyplane/proxyplane/cgo/ucx"
 	"github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/objects"
 )
@@ -42,6 +45,28 @@ func other(role string) {
 	case "exchanger":
 		die(exchanges(ctx, addr))
 		fmt.Println("fine")
+	case "dying": // as a client of Python's protocol, before its part of the handshake or in the middle of it
+		a, err := netip.ParseAddrPort(addr)
+		die(err)
+		uc, err := openContext(a, config("tcp"), defaultKeepalive, 0)
+		die(err)
+		e, err := newEngine(uc, cucx.WorkerOptions{}, 0)
+		die(err)
+		e.lock()
+		ep, err := e.w.Connect(a, false, e.next())
+		die(err)
+		for e.w.StreamReady() == 0 {
+			e.progress(spins)
+		}
+		if tls == "half" {
+			o := &op{}
+			token := e.next()
+			r, err := ep.SendStream(make([]byte, 11), token)
+			e.started(o, token, r, err)
+			die(e.finish(o))
+		}
+		fmt.Println("dies")
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	case "client":
 		c, err := Dial(ctx, addr, DialOptions{Config: config(tls)})
 		die(err)

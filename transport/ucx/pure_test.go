@@ -129,7 +129,7 @@ func TestUnheard(t *testing.T) {
 func FuzzReceive(f *testing.F) {
 	h := &native.Header{Type: 7, Meta: 4, Body: 8}
 	f.Add(encoded(prefix{kindFrame, 6, 0}, h, "metabody"), []byte("more"), encoded(prefix{kindMore, 0, 1}, nil, ""), []byte("more"))
-	f.Add(encoded(prefix{kindHello, 0, 0}, nil, ""), (&hello{[]byte("host"), []byte("address")}).append(nil),
+	f.Add(encoded(prefix{kindHello, 0, 0}, nil, ""), (&hello{[]byte("host"), []byte("address"), (&grant{1, 2, 3}).append(nil)}).append(nil),
 		encoded(prefix{kindBye, 0, 1}, nil, ""), []byte{})
 	f.Add(encoded(prefix{kindFrame, 0, 1}, &native.Header{}, ""), []byte{}, encoded(prefix{kindFrame, 9, 0}, h, "a"), []byte{})
 	f.Fuzz(func(t *testing.T, h1, d1, h2, d2 []byte) {

@@ -262,6 +262,27 @@ func TestLongClaims(t *testing.T) {
 	}
 }
 
+// TestHandshakeEnds has clients of Python's protocol that die in the handshake: the server forgets them, and goes on.
+func TestHandshakeEnds(t *testing.T) {
+	leaks(t)
+	s := serve(t, ListenOptions{Python: echo})
+	for _, when := range []string{"before", "half"} {
+		for range 2 {
+			cmd, _ := process(t, "dying", s.Addr(), when)
+			_ = cmd.Wait()
+		}
+	}
+	forgotten(t, s)
+	if n := s.Stats().Python; n != 4 {
+		t.Errorf("%d connections of Python's, there were 4", n)
+	}
+	b, err := exchangerTo(t, s.Addr(), DialOptions{}).Exchange(t.Context(), transport.Slices{[]byte("ping")})
+	if err != nil || string(b.Bytes()) != "ping!" {
+		t.Errorf("an exchange after that: %v", err)
+	}
+	b.Release()
+}
+
 // pooled returns the bytes of pooled buffers in use.
 func pooled() int64 {
 	_, n := transport.Live(transport.Pooled)
@@ -308,6 +329,18 @@ async def main():
 asyncio.run(main())
 `
 
+// ucxpyDying exits in the handshake: before it hears the server, or when it has heard it and said nothing.
+const ucxpyDying = `
+import asyncio, os, sys, ucp
+from ucp import core, comm
+async def now(*args, **kw): os._exit(7)
+if sys.argv[2] == 'before':
+    core.exchange_peer_info = now
+else:
+    comm.stream_send = now
+asyncio.run(ucp.create_endpoint('127.0.0.1', int(sys.argv[1])))
+`
+
 const ucxpyServer = `
 import asyncio, sys, ucp
 async def handle(ep):
@@ -329,6 +362,13 @@ func TestRealUCXPy(t *testing.T) {
 	_, port, _ := net.SplitHostPort(s.Addr())
 	if out, err := ucxpy(t, ucxpyClient, port).Output(); err != nil || string(out) != "fine\n" {
 		t.Fatalf("ucx-py's client says %q, %v", out, err)
+	}
+	for _, when := range []string{"before", "between"} {
+		var exit *exec.ExitError
+		if err := ucxpy(t, ucxpyDying, port, when).Run(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
+			t.Errorf("ucx-py's client was to exit with 7: %v", err)
+		}
+		forgotten(t, s)
 	}
 	cmd := ucxpy(t, ucxpyServer)
 	if _, err := cmd.StdinPipe(); err != nil {

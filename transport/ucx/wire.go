@@ -54,12 +54,14 @@ const (
 	helloVersion = 1
 	maxHost      = 256
 	maxAddress   = 64 << 10
+	maxLease     = 256
 )
 
-// hello is the data of a kindHello: version, and two runs of bytes, each after its length in two bytes.
+// hello is the data of a kindHello: version, and three runs of bytes, each after its length in two bytes.
 type hello struct {
 	host    []byte // names the booted system, so that two sides know that they may share memory
 	address []byte // of the worker, for shared memory; empty if there is to be none
+	lease   []byte // a grant; empty if there is none
 }
 
 func (h *hello) append(dst []byte) []byte {
@@ -67,10 +69,12 @@ func (h *hello) append(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(h.host)))
 	dst = append(dst, h.host...)
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(h.address)))
-	return append(dst, h.address...)
+	dst = append(dst, h.address...)
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(h.lease)))
+	return append(dst, h.lease...)
 }
 
-// parse lends from b. What follows the two is for later versions.
+// parse lends from b. What follows the three is for later versions.
 func (h *hello) parse(b []byte) error {
 	if len(b) < 1 || b[0] != helloVersion {
 		return fmt.Errorf("%w: the peer speaks another version of this transport", transport.ErrCorrupt)
@@ -79,7 +83,7 @@ func (h *hello) parse(b []byte) error {
 	for _, f := range []struct {
 		to    *[]byte
 		limit int
-	}{{&h.host, maxHost}, {&h.address, maxAddress}} {
+	}{{&h.host, maxHost}, {&h.address, maxAddress}, {&h.lease, maxLease}} {
 		if len(rest) < 2 {
 			return fmt.Errorf("%w: a hello of %d bytes", transport.ErrCorrupt, len(b))
 		}
