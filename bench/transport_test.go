@@ -191,6 +191,11 @@ func benchmarkRow(b *testing.B, n netCase, op string, size int) {
 	for _, flight := range flights {
 		b.Run("flight="+strconv.Itoa(flight), func(b *testing.B) {
 			samples := make([]sample, len(all))
+			for i, r := range all { // more requests in flight need more memory, which is cold the first time
+				if _, err := r.round(op, flight, 0); err != nil {
+					b.Fatalf("%s: %v", names[i], err)
+				}
+			}
 			b.ResetTimer()
 			for round := range min(b.N, rounds()) {
 				for turn := range all { // who begins changes

@@ -20,7 +20,7 @@ const (
 // zero Pool keeps nothing idle; make one with [NewPool]. All methods may be called by many goroutines at once.
 //
 // Buffers of more than 512 KiB stand on memory outside the Go heap where the system has it, in steps of at most a quarter and without an upper
-// limit: the collector neither sees nor counts them. Idle memory of that kind goes back to the system when nobody wanted it for some seconds.
+// limit: the collector neither sees nor counts them. Idle memory of that kind goes back to the system when nobody wanted it for half a minute.
 //
 // A Buffer that is dropped without Release is a leak that no collector mends: its bytes may still be read by whoever kept a slice of them, so they
 // are never unmapped. [Live] and [PoolStats].Held show such leaks.
@@ -41,7 +41,7 @@ type class struct {
 	free [][]byte
 }
 
-// NewPool returns a Pool that keeps at most maxIdle bytes of unused memory, and beyond that, for some seconds, one Buffer from outside the Go heap,
+// NewPool returns a Pool that keeps at most maxIdle bytes of unused memory, and beyond that, for half a minute, one Buffer from outside the Go heap,
 // however large: the next one is often as large. A maxIdle of 0 keeps nothing.
 func NewPool(maxIdle int64) *Pool {
 	p := &Pool{maxIdle: maxIdle}
@@ -49,7 +49,7 @@ func NewPool(maxIdle int64) *Pool {
 	return p
 }
 
-// DefaultPool serves whoever was not given a Pool. It keeps at most 256 MiB idle, all but the small Buffers only for some seconds, and as long one Buffer
+// DefaultPool serves whoever was not given a Pool. It keeps at most 256 MiB idle, all but the small Buffers only for half a minute, and as long one Buffer
 // beyond that. (16 gets of 10 MB in flight took twice as long with 64 MiB.)
 var DefaultPool = NewPool(256 << 20)
 

@@ -159,12 +159,12 @@ func TestPoolIdleLarge(t *testing.T) {
 		idle(20*mib + 2048)
 		get(mib)
 		idle(mib + 2048)
-		time.Sleep(4 * time.Second)
+		time.Sleep(29 * time.Second)
 		get(2 * mib)
 		idle(3*mib + 2048)
 		time.Sleep(2 * time.Second)
-		idle(2*mib + 2048) // the piece of 1 MiB was unused for 5 seconds
-		time.Sleep(20 * time.Second)
+		idle(2*mib + 2048) // the piece of 1 MiB was unused for half a minute
+		time.Sleep(2 * time.Minute)
 		idle(2048)
 		get(20 * mib)
 		p.Trim()

@@ -13,14 +13,14 @@ import (
 const MinPages = 256 << 10
 
 // keepFor is how long unused memory is kept, at least; at most twice as long.
-const keepFor = 5 * time.Second
+const keepFor = 30 * time.Second
 
 // Pages is memory outside the Go heap for large objects: anonymous mappings that are used again. On a warm machine, receiving 16 MiB from a unix
 // socket into used pages runs at 7 GB/s, into fresh huge pages at 5, into fresh small ones at 1.6, and into those of a fresh memory file at 1.1
 // (go test -bench Receive ./internal/rawmem). Where the system gives no mapping it is Go memory.
 //
 // Sizes are rounded up to four steps per power of two, so that what is used again wastes at most a quarter; what was never touched costs
-// nothing. Unused memory is kept for some seconds. A timer exists only while there is some, and no goroutine at all.
+// nothing. Unused memory is kept for half a minute. A timer exists only while there is some, and no goroutine at all.
 //
 // The zero Pages is ready to use, and must not be copied. The methods may be called by many goroutines at once. Memory that nobody puts back
 // is never unmapped: its bytes stay valid for whoever still reads them.

@@ -36,7 +36,7 @@ type TableOptions struct {
 	// MaxObjects is how many objects there may be, so that tiny ones cannot take memory without limit. 0 is one for each 512 bytes of Memory,
 	// but at least 65,536.
 	MaxObjects int64
-	// IdleMemory is how much memory of deleted objects is kept for the next ones, for some seconds; never more than Memory leaves room for. 0
+	// IdleMemory is how much memory of deleted objects is kept for the next ones, for half a minute; never more than Memory leaves room for. 0
 	// is a quarter of Memory, less than 0 keeps nothing.
 	IdleMemory int64
 
