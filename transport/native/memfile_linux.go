@@ -12,10 +12,6 @@ import (
 
 const haveMemfiles = true
 
-// defaultAdoptAbove is the length from which on a put by descriptor beat one over the socket (BenchmarkSameHost: at 16 MiB 0.85 times as fast, at
-// 256 MiB 1.2 times). Writing fresh pages of a memory file costs more than two copies through a socket into warm ones.
-const defaultAdoptAbove = 128 << 20
-
 // sharedCopy returns a sealed memory file that holds obj.
 func sharedCopy(obj transport.Slices, size int64) (*os.File, error) {
 	fd, err := unix.MemfdCreate("proxyplane", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)

@@ -11,10 +11,7 @@ import (
 )
 
 // Sealed memory files exist on Linux only. Elsewhere no session agrees on passing files, so that none of this is called.
-const (
-	haveMemfiles      = false
-	defaultAdoptAbove = -1
-)
+const haveMemfiles = false
 
 func sharedCopy(transport.Slices, int64) (*os.File, error) {
 	return nil, fmt.Errorf("put by descriptor: %w on this system", errors.ErrUnsupported)

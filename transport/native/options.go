@@ -50,7 +50,8 @@ type ClientOptions struct {
 	// grows as bytes come. Default 64 MiB.
 	Trust int64
 	// AdoptAbove is the length from which on Put hands the server a memory file instead of sending bytes, where the Carrier passes files; 0 is
-	// the measured default, negative never.
+	// never. The first Map of such an object copies nothing, but the put takes longer: at 256 MB and 1 GB 1.5 to 3 times the raw socket, and sending
+	// 1.1 times, since the pages of a memory file are always fresh.
 	AdoptAbove int64
 	// HandshakeTimeout bounds NewClient, beside its ctx. Default 10 s.
 	HandshakeTimeout time.Duration
@@ -65,9 +66,6 @@ func (o ClientOptions) withDefaults() ClientOptions {
 	o.Trust = defaulted(o.Trust, 64<<20)
 	o.HandshakeTimeout = defaulted(o.HandshakeTimeout, 10*time.Second)
 	o.CancelGrace = defaulted(o.CancelGrace, 2*time.Second)
-	if o.AdoptAbove == 0 {
-		o.AdoptAbove = defaultAdoptAbove
-	}
 	if o.Pool == nil {
 		o.Pool = transport.DefaultPool
 	}
