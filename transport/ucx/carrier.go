@@ -448,16 +448,19 @@ type fetched struct {
 func (f *fetched) ready() bool { return f.o.done || f.c.err != nil }
 
 // sever makes operations end whose peer is gone. Over shared memory only the end of the worker does; from here on our side does not touch their memory
-// // any more, and the peer, if it lives, reads what we send in vain: see lease. What we copy ourselves out of the peer ends first, by itself: libucp
-// aborts the process if a worker is destroyed in the middle of it. Under mu.
+// any more, and the peer, if it lives, reads what we send in vain: see lease. What we copy ourselves out of the peer ends first, by itself: libucp
+// aborts the process if a worker is destroyed in the middle of it. That drain is for the first caller only: all others are still in their calls then. When it
+// has returned, its memory may be gone, and no further progress may read or write it. Under mu.
 func (c *carrier) sever() {
-	if c.fast != nil {
-		c.e.stop(c.err)
-		c.e.drain()
+	if c.fast == nil {
+		c.tx = nil
+		c.control.close()
 		return
 	}
-	c.tx = nil
-	c.control.close()
+	if c.e.err == nil {
+		c.e.stop(c.err)
+		c.e.drain()
+	}
 }
 
 // outgoing is the memory of one WriteFrame.

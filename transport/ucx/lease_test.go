@@ -16,7 +16,7 @@ import (
 func TestWithdrawn(t *testing.T) {
 	leaks(t)
 	table := newTable(t)
-	s, err := Listen(t.Context(), "127.0.0.1:0", table, ListenOptions{Config: config("tcp,posix,cma,self")})
+	s, err := Listen(t.Context(), "127.0.0.1:0", table, ListenOptions{Config: config("tcp,posix,cma,self"), Workers: 64})
 	if err != nil {
 		t.Fatal(err)
 	}

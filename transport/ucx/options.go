@@ -37,8 +37,8 @@ type ListenOptions struct {
 	NoSharedMemory bool
 	// MaxConns is how many connections there may be at a time. Default: 4096.
 	MaxConns int
-	// Workers is how many connections have a UCX worker of their own, which costs memory and is faster; further ones share one, and
-	// have no shared memory. Default: 64; negative: none.
+	// Workers is how many connections have a UCX worker of their own, which is faster and what shared memory needs; the others share the
+	// listener's. Default: none, for a client that goes while it is being accepted can crash a process that has them: see the package comment.
 	Workers int
 
 	// Python answers the messages of Python's UCXConnector. Default: such clients are refused. They show no token, so it must not be there with one.
@@ -61,7 +61,6 @@ type DialOptions struct {
 
 const (
 	defaultConns     = 4096
-	defaultWorkers   = 64
 	defaultKeepalive = 10 * time.Second
 	defaultConnect   = 10 * time.Second
 	defaultMessage   = 1 << 30
@@ -71,9 +70,6 @@ const (
 
 func (o ListenOptions) withDefaults() ListenOptions {
 	o.MaxConns = defaulted(o.MaxConns, defaultConns)
-	if o.Workers == 0 && ucx.Guarded() {
-		o.Workers = defaultWorkers
-	}
 	o.Keepalive = defaulted(o.Keepalive, defaultKeepalive)
 	o.MaxMessage = defaulted(o.MaxMessage, defaultMessage)
 	o.HandshakeTimeout = defaulted(o.HandshakeTimeout, 10*time.Second)

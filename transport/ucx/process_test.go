@@ -37,7 +37,7 @@ func other(role string) {
 	case "server":
 		table, err := objects.NewTable(objects.TableOptions{})
 		die(err)
-		s, err := Listen(ctx, addr, table, ListenOptions{Config: config(tls)})
+		s, err := Listen(ctx, addr, table, ListenOptions{Config: config(tls), Workers: 64})
 		die(err)
 		fmt.Println(s.Addr())
 		_, _ = io.Copy(io.Discard, os.Stdin)

@@ -4,6 +4,7 @@ package ucx
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,6 +78,7 @@ func leaks(t testing.TB) {
 
 func serve(t testing.TB, o ListenOptions) *Server {
 	t.Helper()
+	o.Workers = cmp.Or(o.Workers, 64) // so that there is shared memory
 	s, err := Listen(t.Context(), "127.0.0.1:0", newTable(t), o)
 	if err != nil {
 		t.Fatal(err)
