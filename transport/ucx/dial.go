@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/proxyplane/proxyplane/cgo/ucx"
 	"github.com/proxyplane/proxyplane/transport"
@@ -219,6 +220,10 @@ func (c *carrier) attach(p *endpoint) {
 	c.header = min(maxHeader, c.e.w.MaxHeader())
 }
 
+// patience is how long a client whose context has ended still waits for the server's first words. UCX (1.13) does not bear a client that hangs up in the
+// middle of being accepted: server or client may crash (see the package comment). A server that is there answers within milliseconds.
+const patience = time.Second
+
 // greeted is what waits for the server's first words, or the client's hello.
 type greeted struct {
 	c      *carrier
@@ -237,7 +242,18 @@ func (g *greeted) ready() bool {
 // greet exchanges hellos, and adds shared memory if both sides have it in common. The server speaks first, as Python's does: that one, however, over the
 // stream. Under mu.
 func (c *carrier) greet(ctx context.Context, share, client bool) (python bool, err error) {
+	over := make(chan struct{})
+	defer close(over)
 	stop := context.AfterFunc(ctx, func() {
+		if client {
+			t := time.NewTimer(patience)
+			defer t.Stop()
+			select {
+			case <-over:
+				return
+			case <-t.C:
+			}
+		}
 		c.e.lock()
 		if c.greeting == nil {
 			c.fail(ctx.Err())
