@@ -24,7 +24,8 @@
 // All connections of a Server share one worker. With ListenOptions.Workers as many have one of their own, and with it shared memory on one host. That is
 // for trusted clients that do not come and go: UCX 1.13 makes the endpoint of a connection request on another worker than the listener's without
 // keeping its own thread out, and a client that hangs up in that moment can crash the process (seen in 4 of 40 runs of a test that does nothing else, on a busy
-// machine). Our own clients never do: they wait for the server's first words. In Go plugins and shared libraries several workers may abort the process, too (package cgo/ucx, Several workers): have one Server or Client there.
+// machine). Our own clients never do: they wait for the server's first words. In Go plugins and shared libraries several workers may abort the process,
+// too (package cgo/ucx, Several workers): have one Server or Client there.
 //
 // # Security
 //
