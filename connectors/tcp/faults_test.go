@@ -1,67 +1,20 @@
 package tcp_test
 
 import (
-	"slices"
-	"strings"
 	"testing"
-	"time"
 
-	"github.com/proxyplane/proxyplane/connectors"
-	"github.com/proxyplane/proxyplane/connectors/connectortest"
 	"github.com/proxyplane/proxyplane/connectors/dim"
-	"github.com/proxyplane/proxyplane/transport/faultnet"
+	"github.com/proxyplane/proxyplane/internal/dimtest"
 	transport "github.com/proxyplane/proxyplane/transport/tcp"
 )
 
-// brittle hides Reader and Writer: a Writer whose connection breaks fails, as it must, and so does a Reader whose object is replaced. It hides Map,
-// which TCP does not have.
-type brittle struct{ *dim.Connector }
-
-func (brittle) PutStream() {}
-func (brittle) GetStream() {}
-func (brittle) Map()       {}
-
-// TestConformanceFaults has a bad network between connector and server: calls are made again until they come through.
 func TestConformanceFaults(t *testing.T) {
-	for name, plan := range map[string]faultnet.Plan{
-		"Cut":     {Read: faultnet.Faults{CutAfter: 6 << 20, Reset: true}, Write: faultnet.Faults{CutAfter: 7 << 20}},
-		"Slow":    {Read: faultnet.Faults{Short: 5000, ShortRandom: true}, Write: faultnet.Faults{Latency: 20 * time.Microsecond}},
-		"Corrupt": {Seed: 1, Read: faultnet.Faults{CorruptRate: 5e-8}, Write: faultnet.Faults{CorruptRate: 5e-8}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var faults faultnet.Stats
-			connectortest.Run(t, func(t testing.TB) connectortest.Harness {
-				s, table := serve(t, "tcp://127.0.0.1:0", transport.ListenOptions{NoSameHost: true})
-				p, err := faultnet.NewProxy("tcp://127.0.0.1:0", s.Addr(), plan)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() {
-					stats := p.Stats()
-					faults.Cuts += stats.Cuts
-					faults.Corrupted += stats.Corrupted
-					faults.Delayed += stats.Delayed
-					p.Close()
-				})
-				opts := at(p.Addr())
-				opts.NoSameHost, opts.Hash = true, "always"
-				h := connectortest.Harness{MaxSize: 2 << 20, OutlivesClose: true, HostileKeys: hostile(opts.Address, opts.Port),
-					Want: slices.DeleteFunc(slices.Clone(capabilities), func(name string) bool {
-						return strings.HasPrefix(name, "Stream") || name == "Mapper"
-					}),
-					Open:    func(t testing.TB) connectors.Connector { return brittle{open(t, opts)} },
-					Objects: func(testing.TB) int { return int(table.Stats().Objects) }}
-				if name == "Slow" {
-					h.MaxSize = 256 << 10
-					h.Want = append(slices.DeleteFunc(slices.Clone(capabilities), func(name string) bool { return name == "Mapper" }), "Mapper?")
-					h.Open = func(t testing.TB) connectors.Connector { return open(t, opts) }
-				}
-				return h
-			})
-			if faults == (faultnet.Stats{}) {
-				t.Error("nothing went wrong")
-			}
-			t.Logf("%d cuts, %d flipped bits, %d delays", faults.Cuts, faults.Corrupted, faults.Delayed)
-		})
-	}
+	dimtest.Faults(t, capabilities, func(t testing.TB, through func(string) string) dimtest.Site {
+		s, table := serve(t, "tcp://127.0.0.1:0", transport.ListenOptions{NoSameHost: true})
+		opts := at(through(s.Addr()))
+		opts.NoSameHost, opts.Hash = true, "always"
+		return dimtest.Site{Hostile: hostile(opts.Address, opts.Port),
+			Open:    func(t testing.TB) *dim.Connector { return open(t, opts) },
+			Objects: func() int { return int(table.Stats().Objects) }}
+	})
 }
