@@ -2,6 +2,7 @@ package native
 
 import (
 	"encoding/binary"
+	"strconv"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -103,7 +104,7 @@ func (t Type) String() string {
 	if int(t) < len(names) && names[t] != "" {
 		return names[t]
 	}
-	return "frame type " + itoa(int(t))
+	return "frame type " + strconv.Itoa(int(t))
 }
 
 // Flags of a frame.
@@ -143,5 +144,5 @@ func (o Op) String() string {
 	if o > 0 && o < numOps {
 		return opNames[o]
 	}
-	return "operation " + itoa(int(o))
+	return "operation " + strconv.Itoa(int(o))
 }

@@ -2,7 +2,6 @@ package native
 
 import (
 	"log/slog"
-	"strconv"
 	"time"
 
 	"github.com/proxyplane/proxyplane/transport"
@@ -161,5 +160,3 @@ func loggerOr(l *slog.Logger) *slog.Logger {
 	}
 	return l
 }
-
-func itoa(n int) string { return strconv.Itoa(n) }

@@ -471,16 +471,15 @@ func TestStalledPeer(t *testing.T) {
 		}
 	})
 	each(t, CarrierOptions{Stall: 400 * time.Millisecond}, func(t *testing.T, a, b *carrier) { // long enough for a busy machine to send a frame
-		for i := range 1 { // a silence longer than the limit, and then a frame
-			done := make(chan error)
-			go func() { _, _, _, err := readAll(b, &native.Header{}); done <- err }()
-			time.Sleep(500 * time.Millisecond)
-			if err := a.WriteFrame(&native.Header{}, nil, transport.Slices{pattern(i, 100_000)}); err != nil {
-				t.Error(err)
-			}
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
+		// A silence longer than the limit, and then a frame.
+		done := make(chan error)
+		go func() { _, _, _, err := readAll(b, &native.Header{}); done <- err }()
+		time.Sleep(500 * time.Millisecond)
+		if err := a.WriteFrame(&native.Header{}, nil, transport.Slices{pattern(0, 100_000)}); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }

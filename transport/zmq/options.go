@@ -1,6 +1,7 @@
 package zmq
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,11 +59,11 @@ func (o ListenOptions) complete() (*ListenOptions, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	o.ChunkLength = orDefault(o.ChunkLength, DefaultChunkLength)
-	o.MaxMessage = orDefault(o.MaxMessage, DefaultMaxMessage)
-	o.MaxConnections = orDefault(o.MaxConnections, DefaultMaxConnections)
-	o.HandshakeTimeout = orDefault(o.HandshakeTimeout, DefaultHandshakeTimeout)
-	o.StallTimeout = orDefault(o.StallTimeout, DefaultStallTimeout)
+	o.ChunkLength = cmp.Or(o.ChunkLength, DefaultChunkLength)
+	o.MaxMessage = cmp.Or(o.MaxMessage, DefaultMaxMessage)
+	o.MaxConnections = cmp.Or(o.MaxConnections, DefaultMaxConnections)
+	o.HandshakeTimeout = cmp.Or(o.HandshakeTimeout, DefaultHandshakeTimeout)
+	o.StallTimeout = cmp.Or(o.StallTimeout, DefaultStallTimeout)
 	switch {
 	case o.listen != nil:
 	case !o.Libzmq:
@@ -103,9 +104,9 @@ type DialOptions struct {
 }
 
 func (o DialOptions) complete() (*DialOptions, error) {
-	o.ChunkLength = orDefault(o.ChunkLength, DefaultChunkLength)
-	o.MaxMessage = orDefault(o.MaxMessage, DefaultMaxMessage)
-	o.HandshakeTimeout = orDefault(o.HandshakeTimeout, DefaultHandshakeTimeout)
+	o.ChunkLength = cmp.Or(o.ChunkLength, DefaultChunkLength)
+	o.MaxMessage = cmp.Or(o.MaxMessage, DefaultMaxMessage)
+	o.HandshakeTimeout = cmp.Or(o.HandshakeTimeout, DefaultHandshakeTimeout)
 	switch {
 	case o.connect != nil:
 	case !o.Libzmq:
@@ -124,13 +125,6 @@ func (o DialOptions) complete() (*DialOptions, error) {
 		}
 	}
 	return &o, nil
-}
-
-func orDefault[T int | int64 | time.Duration](v, def T) T {
-	if v == 0 {
-		return def
-	}
-	return v
 }
 
 // corrupt is an error for bytes that cannot be ZMTP, or cannot be our protocol.
