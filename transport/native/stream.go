@@ -52,8 +52,18 @@ func (c *Client) GetStream(ctx context.Context, id string, off int64) (objects.R
 
 // OpenReader is GetStream with the Reader's own type.
 func (c *Client) OpenReader(ctx context.Context, id string, off int64) (*Reader, error) {
+	return c.OpenRange(ctx, id, off, -1)
+}
+
+// OpenRange is OpenReader of n bytes from off, or of all from off if n < 0; the stream is shorter where the object ends before. Size and Info are those of
+// the whole object. A range that is no longer than Window and a chunk costs one frame each way, and nothing of it waits for the reader.
+func (c *Client) OpenRange(ctx context.Context, id string, off, n int64) (*Reader, error) {
 	if off < 0 {
 		return nil, fmt.Errorf("%w: from byte %d", transport.ErrInvalidRange, off)
+	}
+	want := uint64(unknown)
+	if n >= 0 {
+		want = uint64(n)
 	}
 	k, err := c.open(ctx, OpGet, id, false, false)
 	if err != nil {
@@ -62,10 +72,13 @@ func (c *Client) OpenReader(ctx context.Context, id string, off int64) (*Reader,
 	window := max(c.o.Window, 1)
 	r := &Reader{c: c, k: k, ctx: ctx, id: id, off: off}
 	r.credit.Store(window)
-	k.sink, k.off, k.n, k.stream = sinkStream, off, -1, r
+	k.sink, k.off, k.n, k.stream = sinkStream, off, n, r
 	k.meta = appendUint(k.meta, tagWindow, uint64(window))
-	k.h = Header{Type: TypeRequest, Flags: FlagLast | FlagCredit | FlagInfo, Code: uint16(OpGet), Off: uint64(off), Size: unknown}
+	k.h = Header{Type: TypeRequest, Flags: FlagLast | FlagCredit | FlagInfo, Code: uint16(OpGet), Off: uint64(off), Size: want}
 	if err := c.write(k, k.meta, nil); err != nil {
+		c.mu.Lock()
+		r.drop() // there may be an answer, if the connection broke after the request had left
+		c.mu.Unlock()
 		return nil, c.leave(k, err)
 	}
 	c.mu.Lock()
