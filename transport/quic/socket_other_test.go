@@ -1,0 +1,13 @@
+//go:build !linux
+
+package quic
+
+import (
+	"math"
+	"net"
+	"testing"
+)
+
+const gsoExpected = false
+
+func receiveBuffer(testing.TB, *net.UDPConn) int { return math.MaxInt }
