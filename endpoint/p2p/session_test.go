@@ -70,15 +70,20 @@ func (w *wire) Read(p []byte) (int, error) {
 		w.held = append(w.held[:i], w.held[i+1:]...)
 		return copy(p, m), nil
 	}
+	var m []byte
 	select {
+	case m = <-w.in:
 	case <-w.closed:
-		return 0, io.EOF
-	case m := <-w.in:
-		if len(m) > len(p) {
-			return 0, io.ErrShortBuffer
+		select {
+		case m = <-w.in: // what was sent before the end
+		default:
+			return 0, io.EOF
 		}
-		return copy(p, m), nil
 	}
+	if len(m) > len(p) {
+		return 0, io.ErrShortBuffer
+	}
+	return copy(p, m), nil
 }
 
 func (w *wire) Close() error {

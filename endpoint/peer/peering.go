@@ -1,0 +1,683 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/proxyplane/proxyplane/endpoint/p2p"
+	"github.com/proxyplane/proxyplane/endpoint/path"
+	"github.com/proxyplane/proxyplane/endpoint/relay"
+	"github.com/proxyplane/proxyplane/transport"
+	"github.com/proxyplane/proxyplane/transport/quic"
+	"github.com/proxyplane/proxyplane/transport/webrtc"
+)
+
+const (
+	// lastResort is after how long without TLS or QUIC data channels are opened, from the moment that ICE has a pair.
+	lastResort = 3 * time.Second
+	// tieBreak is how long the greater UUID waits for the other one's TLS connection before it dials.
+	tieBreak = 250 * time.Millisecond
+	// dialTime bounds one attempt to dial.
+	dialTime = 5 * time.Second
+	// improveEvery is how often a better path is looked for.
+	improveEvery = 30 * time.Second
+	// probeTime is how long a peer may take for a sign of life.
+	probeTime = 3 * time.Second
+	// grace is how long the peer's own attempts may still take when all of ours have failed.
+	grace = 3 * time.Second
+)
+
+// peering is one negotiation with one instance of a peer, and the connection that comes of it: an ICE agent, and paths or a Python endpoint's session.
+type peering struct {
+	p       *peer
+	offerer bool
+	began   time.Time
+	ctx     context.Context // until its end
+	stop    context.CancelCauseFunc
+	done    chan struct{} // closed when nothing of it is left
+	answers chan relay.PeerConnection
+	owed    atomic.Int64     // responses of a Python endpoint that are to come
+	session *p2p.Session     // with a Python endpoint; set before it is up
+	conn    *webrtc.Channels // below session
+	agent   *webrtc.Agent
+	settled sync.Once
+	timeout time.Duration
+	before  *peering // the negotiation that this one took the place of, if that is still ending
+
+	// Under p.mu.
+	local    webrtc.Description
+	sent     bool // local is with the world
+	remote   *remote
+	ours     bool // the peer is of our kind; settled before it is up
+	expected bool // remote's certificate is let in
+
+	mu        sync.Mutex
+	closed    bool
+	live      bool // there is a path, or a session
+	lostAt    time.Time
+	upped     chan struct{} // closed when it was up first
+	routes    []*route      // the best one first
+	pair      *webrtc.Pair
+	relayed   *quic.Socket // over the agent's connection, where that leads through a TURN server of ours
+	step      string
+	tried     map[string]error // by what; nil: it is being tried
+	redialing bool
+	wg        sync.WaitGroup
+}
+
+// newPeering returns a peering that answers r, or offers if r is nil. run runs it.
+func newPeering(p *peer, r *remote) *peering {
+	g := &peering{p: p, offerer: r == nil, began: time.Now(), done: make(chan struct{}), answers: make(chan relay.PeerConnection, 1), remote: r,
+		upped: make(chan struct{}), tried: map[string]error{}, step: "starting"}
+	g.timeout = p.m.o.Timeout
+	if r != nil {
+		g.ours = r.ours
+	}
+	g.ctx, g.stop = context.WithCancelCause(p.m.ctx)
+	return g
+}
+
+// settle gives back the room of a negotiation that the peer began, once.
+func (g *peering) settle() {
+	if !g.offerer {
+		g.settled.Do(func() { <-g.p.m.busy })
+	}
+}
+
+func (g *peering) at(step string) {
+	g.mu.Lock()
+	g.step = step
+	g.mu.Unlock()
+}
+
+// note notes how an attempt has ended, or with nil that it goes on.
+func (g *peering) note(what string, err error) {
+	g.mu.Lock()
+	g.tried[what] = err
+	g.mu.Unlock()
+}
+
+// unnote forgets an attempt, as it went well.
+func (g *peering) unnote(what string) {
+	g.mu.Lock()
+	delete(g.tried, what)
+	g.mu.Unlock()
+}
+
+// progress says what was tried and how it went.
+func (g *peering) progress() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.tried) == 0 {
+		return g.step
+	}
+	var parts []string
+	for _, what := range slices.Sorted(maps.Keys(g.tried)) {
+		text := "not there yet"
+		if err := g.tried[what]; err != nil {
+			text = err.Error()
+		}
+		parts = append(parts, what+": "+text)
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (g *peering) isUp() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.live && g.ctx.Err() == nil
+}
+
+func (g *peering) lostSince() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.lostAt
+}
+
+// run runs the peering from its first message to its end.
+func (g *peering) run() {
+	err := g.connect()
+	if g.ctx.Err() != nil {
+		err = context.Cause(g.ctx) // whoever stopped it knows better
+	}
+	if g.p.m.ctx.Err() != nil {
+		err = fmt.Errorf("peer: %w", transport.ErrClosed)
+	}
+	g.stop(err)
+	g.mu.Lock()
+	g.closed, g.live = true, false
+	routes, relayed := g.routes, g.relayed
+	g.routes = nil
+	g.mu.Unlock()
+	g.p.over(g, err)
+	g.settle()
+	g.p.m.log.Debug("connection over", "peer", g.p.id, "offerer", g.offerer, "reason", err)
+	var wg sync.WaitGroup
+	for _, r := range routes {
+		wg.Go(func() { r.Close() })
+	}
+	wg.Wait()
+	if g.session != nil {
+		g.session.Close()
+	}
+	if relayed != nil {
+		relayed.Close()
+	}
+	if g.agent != nil {
+		g.agent.Close()
+	}
+	g.wg.Wait()
+	if g.expected {
+		g.p.m.certs.remove(g.remote.fp, g)
+	}
+	close(g.done)
+}
+
+// connect negotiates, and returns when the connection is over.
+func (g *peering) connect() error {
+	ctx, cancel := context.WithTimeout(g.ctx, g.timeout)
+	defer cancel()
+	if err := g.signal(ctx); err != nil {
+		if ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) {
+			hint := ""
+			if g.sent && g.offerer {
+				hint = ": the relay knows the peer, but no answer came; is its endpoint stuck, or another one with the same UUID running?"
+			}
+			return fmt.Errorf("peer: %s: %w: %s took more than %v%s", g.p.id, transport.ErrUnavailable, g.progress(), g.timeout, hint)
+		}
+		return err
+	}
+	if g.ours {
+		return g.race(ctx)
+	}
+	return g.python(ctx)
+}
+
+// alone ends the ICE agents of earlier negotiations with the peer. Packets are given to agents by the address that they come from, which is one and
+// the same for all agents of a peer of our kind. TLS and QUIC paths outlive their agent.
+func (g *peering) alone(ctx context.Context) error {
+	g.p.mu.Lock()
+	old := g.p.cur
+	g.p.mu.Unlock()
+	if old != nil && old != g && old.ours {
+		old.agent.Close()
+	}
+	if g.before == nil {
+		return nil
+	}
+	select {
+	case <-g.before.done:
+		g.before = nil // and what it holds
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// noPath is the error of a connection that did not come about.
+func (g *peering) noPath(after time.Duration) error {
+	return fmt.Errorf("peer: %s: %w: no path found within %v: %s", g.p.id, transport.ErrUnavailable, after.Round(100*time.Millisecond), g.progress())
+}
+
+// race tries all ways to a peer of our kind at once and keeps what comes of it. ctx ends with the time for the first path.
+func (g *peering) race(ctx context.Context) (err error) {
+	m := g.p.m
+	g.at("looking for a path")
+	if err := g.alone(ctx); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	if m.o.Paths&TLS != 0 {
+		g.note(path.KindTLS, nil)
+		wg.Go(func() { g.tryTLS(ctx) })
+	}
+	g.note("ice", nil)
+	wg.Go(func() { g.tryICE(ctx) })
+	all := make(chan struct{})
+	g.wg.Go(func() { wg.Wait(); close(all) })
+	failed := all // nil once it does not matter
+	defer wg.Wait()
+	defer func() { g.stop(err) }()
+
+	up := g.upped
+	var last <-chan time.Time
+	improve := time.NewTicker(improveEvery)
+	defer improve.Stop()
+	for {
+		select {
+		case <-up:
+			up, failed = nil, nil
+			g.settle()
+		case <-failed:
+			failed = nil
+			t := time.NewTimer(grace)
+			defer t.Stop()
+			last = t.C
+		case <-last:
+			if up != nil {
+				return g.noPath(time.Since(g.began))
+			}
+		case <-ctx.Done():
+			if g.ctx.Err() != nil {
+				return context.Cause(g.ctx)
+			}
+			if up != nil {
+				return g.noPath(g.timeout)
+			}
+			ctx = g.ctx
+		case <-improve.C:
+			if up == nil {
+				g.improve()
+			}
+		}
+	}
+}
+
+// tryTLS dials the peer's TLS addresses until there is a TLS path. The peer may not expect us yet: its answer to us is faster than ours to it.
+func (g *peering) tryTLS(ctx context.Context) {
+	if len(g.remote.addrs) == 0 {
+		g.note(path.KindTLS, errors.New("the peer announces no address that could be dialed"))
+		return
+	}
+	if g.p.m.o.UUID.String() > g.p.id.String() && g.p.m.tls != nil && !g.p.m.sleep(ctx, tieBreak) {
+		return
+	}
+	for pause := 100 * time.Millisecond; !g.has(path.KindTLS); pause = min(2*pause, 2*time.Second) {
+		if err := g.dialTLS(ctx); err == nil || !g.p.m.sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// dialTLS dials once.
+func (g *peering) dialTLS(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	pt, err := path.DialTLS(ctx, g.remote.addrs, path.DialOptions{Certificate: g.p.m.cert, Verify: g.verify, Logger: g.p.m.o.Logger})
+	if err != nil {
+		g.note(path.KindTLS, err)
+		return err
+	}
+	g.add(pt)
+	return nil
+}
+
+// verify lets in the certificate of this very peer.
+func (g *peering) verify(der []byte) error {
+	if fp := webrtc.Fingerprint(der); fp != g.remote.fp {
+		return fmt.Errorf("peer: %w: it shows the certificate %.23s..., and not the one that %s announced", transport.ErrDenied, fp, g.p.id)
+	}
+	return nil
+}
+
+// tryICE looks for a pair of UDP addresses and makes a path over it.
+func (g *peering) tryICE(ctx context.Context) {
+	m := g.p.m
+	pair, err := g.agent.Connect(ctx)
+	g.note("ice", err)
+	if err != nil {
+		return
+	}
+	useQUIC := m.o.Paths&QUIC != 0 && g.remote.ann.QUIC
+	useTLS := m.o.Paths&TLS != 0 && (len(g.remote.addrs) > 0 || m.tls != nil)
+	// Where our side of the pair is a TURN server's, QUIC takes the agent's connection for itself, and there is none left for data channels.
+	channels := m.o.Paths&WebRTC != 0
+	sock := m.sock
+	if pair.LocalType == "relay" && useQUIC {
+		channels = false
+		sock, err = quic.NewSocket(quic.FromConn(g.agent.Conn()), quic.Options{Certificate: m.cert, Verify: g.verify, Logger: m.o.Logger})
+		if err != nil {
+			g.note(path.KindQUIC, err)
+			return
+		}
+	}
+	g.mu.Lock()
+	delete(g.tried, "ice")
+	g.pair = &pair
+	closed := g.closed
+	if sock != m.sock && !closed {
+		g.relayed = sock
+	}
+	g.mu.Unlock()
+	if closed {
+		if sock != m.sock {
+			sock.Close()
+		}
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if sock != m.sock {
+		g.wg.Go(func() { g.acceptOwn(sock) })
+	}
+	if useQUIC {
+		g.note(path.KindQUIC, nil)
+	} else {
+		g.note(path.KindQUIC, errors.New("one side does not use it"))
+	}
+	if !g.offerer {
+		if channels {
+			g.wg.Go(func() { g.openChannels(g.ctx) })
+		}
+		return
+	}
+	if useQUIC {
+		wg.Go(func() {
+			for pause := 100 * time.Millisecond; !g.has(path.KindTLS) && !g.has(path.KindQUIC); pause = min(2*pause, 2*time.Second) {
+				if err := g.dialQUIC(ctx); err == nil || !m.sleep(ctx, pause) {
+					return
+				}
+			}
+		})
+	}
+	if channels {
+		if useQUIC || useTLS {
+			t := time.NewTimer(lastResort)
+			defer t.Stop()
+			select {
+			case <-t.C:
+			case <-g.upped:
+				return
+			case <-ctx.Done():
+				return
+			}
+			if g.isUp() {
+				return
+			}
+		}
+		g.openChannels(ctx)
+	}
+}
+
+// dialQUIC dials once, over the pair that ICE chose.
+func (g *peering) dialQUIC(ctx context.Context) error {
+	g.mu.Lock()
+	pair, sock := g.pair, g.relayed
+	g.mu.Unlock()
+	if pair == nil {
+		return errors.New("no pair of UDP addresses")
+	}
+	if sock == nil {
+		sock = g.p.m.sock
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	c, err := sock.Dial(ctx, net.UDPAddrFromAddrPort(pair.Remote))
+	if err == nil {
+		if err = g.verify(c.PeerCertificate()); err != nil {
+			c.Close()
+		}
+	}
+	if err != nil {
+		g.note(path.KindQUIC, err)
+		return err
+	}
+	g.add(path.QUIC(c, g.details()))
+	return nil
+}
+
+func (g *peering) details() path.Details {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pair == nil {
+		return path.Details{}
+	}
+	return path.Details{Local: g.pair.Local.String(), Remote: g.pair.Remote.String(), Relayed: g.pair.Relayed}
+}
+
+// acceptOwn accepts QUIC over the agent's connection.
+func (g *peering) acceptOwn(sock *quic.Socket) {
+	for {
+		c, err := sock.Accept(g.ctx)
+		if err != nil {
+			return
+		}
+		g.add(path.QUIC(c, g.details()))
+	}
+}
+
+// openChannels makes a path of data channels: the last resort. The answerer waits here for the offerer to want it.
+func (g *peering) openChannels(ctx context.Context) {
+	if g.offerer {
+		g.note(path.KindWebRTC, nil)
+	}
+	c, err := g.agent.Channels(ctx)
+	if err != nil {
+		if g.ctx.Err() == nil && (g.offerer || !errors.Is(err, context.Canceled)) {
+			g.note(path.KindWebRTC, err)
+		}
+		return
+	}
+	g.add(path.WebRTC(c, g.details()))
+}
+
+// has reports whether there is a path of that kind.
+func (g *peering) has(kind string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.ContainsFunc(g.routes, func(r *route) bool { return r.kind == kind })
+}
+
+// best returns the best path, nil if there is none.
+func (g *peering) best() path.Path {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.routes {
+		if !r.over() {
+			return r
+		}
+	}
+	return nil
+}
+
+// add takes a path into use. Streams that the peer opens on it are served until it ends.
+func (g *peering) add(pt path.Path) {
+	info := pt.Info()
+	r := &route{Path: pt, p: g.p, kind: info.Kind, rank: rank(info)}
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		pt.Close()
+		return
+	}
+	first := !g.live
+	g.live = true
+	g.step = "connected"
+	delete(g.tried, info.Kind)
+	g.routes = append(g.routes, r)
+	slices.SortStableFunc(g.routes, func(a, b *route) int { return a.rank - b.rank })
+	better := !first && g.routes[0] == r
+	g.wg.Go(func() { g.serve(r) })
+	g.mu.Unlock()
+	g.p.m.log.Info("path", "peer", g.p.id, "kind", info.Kind, "remote", info.Remote, "relayed", info.Relayed)
+	if first && !g.p.promote(g) {
+		g.stop(fmt.Errorf("peer: %w: another connection came first", errAnew))
+		return
+	}
+	if better {
+		g.p.upgrade(r)
+	}
+	g.mu.Lock()
+	select {
+	case <-g.upped:
+	default:
+		close(g.upped)
+	}
+	g.mu.Unlock()
+}
+
+// serve serves what the peer asks on a path, until that ends.
+func (g *peering) serve(r *route) {
+	err := g.p.m.server.Serve(g.ctx, g.p.id, r)
+	if !r.over() && g.ctx.Err() == nil {
+		g.p.m.log.Warn("a path cannot be served", "peer", g.p.id, "kind", r.kind, "error", err)
+		select {
+		case <-r.Done():
+		case <-g.ctx.Done():
+		}
+	}
+	reason := r.Err()
+	r.Close()
+	g.mu.Lock()
+	g.routes = slices.DeleteFunc(g.routes, func(x *route) bool { return x == r })
+	lost := len(g.routes) == 0 && !g.closed
+	if left := slices.Clone(g.routes); len(left) > 0 && !g.closed {
+		g.wg.Go(func() { g.probe(left) })
+	}
+	if lost {
+		g.live, g.lostAt, g.step = false, time.Now(), fmt.Sprintf("the last path, %s, was lost: %v", r.kind, reason)
+	}
+	g.mu.Unlock()
+	if g.ctx.Err() == nil {
+		g.p.m.log.Info("path lost", "peer", g.p.id, "kind", r.kind, "error", reason)
+	}
+	if lost {
+		g.p.lost(g)
+	}
+}
+
+// probe asks the peer for a sign of life, as a path to it has ended, and ends the other paths if none comes: they would take longer to notice.
+func (g *peering) probe(left []*route) {
+	g.p.mu.Lock()
+	l := g.p.link
+	g.p.mu.Unlock()
+	if l == nil || g.ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, probeTime)
+	defer cancel()
+	if _, err := l.Ping(ctx); err == nil || g.ctx.Err() != nil {
+		return
+	}
+	for _, r := range left {
+		r.Close()
+	}
+}
+
+// redial has known addresses dialed again while somebody waits. p.mu may be held.
+func (g *peering) redial() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.redialing || g.closed || g.live {
+		return
+	}
+	g.redialing = true
+	g.wg.Go(g.redialed)
+}
+
+func (g *peering) redialed() {
+	defer func() {
+		g.mu.Lock()
+		g.redialing = false
+		g.mu.Unlock()
+	}()
+	m := g.p.m
+	for pause := firstBackoff; g.ctx.Err() == nil && !g.isUp(); pause = min(2*pause, 2*time.Second) {
+		canTLS := m.o.Paths&TLS != 0 && len(g.remote.addrs) > 0
+		canQUIC := m.o.Paths&QUIC != 0 && g.remote.ann.QUIC && !failed(g.agent)
+		if !canTLS && !canQUIC || time.Since(g.lostSince()) > max(m.o.Timeout, keepLost) {
+			g.stop(fmt.Errorf("peer: %w: the connection was lost, and cannot be made again without a new offer", transport.ErrUnavailable))
+			return
+		}
+		var wg sync.WaitGroup
+		if canTLS {
+			wg.Go(func() { g.dialTLS(g.ctx) })
+		}
+		if canQUIC {
+			wg.Go(func() { g.dialQUIC(g.ctx) })
+		}
+		wg.Wait()
+		if g.isUp() || !m.sleep(g.ctx, pause) || !g.p.wanted() {
+			return
+		}
+	}
+}
+
+// wanted reports whether somebody waits for the peer.
+func (p *peer) wanted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waiters > 0 || p.asking.Load() > 0
+}
+
+func failed(a *webrtc.Agent) bool {
+	select {
+	case <-a.Failed():
+		return true
+	default:
+		return false
+	}
+}
+
+// improve looks for a better path than there is. It does not wait.
+func (g *peering) improve() {
+	m := g.p.m
+	if g.has(path.KindTLS) || !g.isUp() {
+		return
+	}
+	g.wg.Go(func() {
+		if m.o.Paths&TLS != 0 && len(g.remote.addrs) > 0 && g.dialTLS(g.ctx) == nil {
+			return
+		}
+		if g.offerer && m.o.Paths&QUIC != 0 && g.remote.ann.QUIC && !g.has(path.KindQUIC) && !failed(g.agent) {
+			g.dialQUIC(g.ctx)
+		}
+	})
+}
+
+// acceptQUIC hands connections to the negotiations that expect them.
+func (m *Manager) acceptQUIC() {
+	for {
+		c, err := m.sock.Accept(m.ctx)
+		if err != nil {
+			return
+		}
+		if g, err := m.certs.find(c.PeerCertificate()); err == nil && g.ours && m.o.Paths&QUIC != 0 {
+			d := g.details()
+			g.add(path.QUIC(c, path.Details{Relayed: d.Relayed}))
+		} else {
+			c.Close()
+		}
+	}
+}
+
+// acceptTLS does so with TLS paths.
+func (m *Manager) acceptTLS() {
+	for {
+		id, pt, err := m.tls.Accept(m.ctx)
+		if err != nil {
+			return
+		}
+		if g := m.expecting(id); g != nil {
+			g.add(pt)
+		} else {
+			pt.Close()
+		}
+	}
+}
+
+// expecting returns the negotiation with the peer that a TLS path is for. Those of one peer share the certificate, unless it has just been restarted.
+func (m *Manager) expecting(id uuid.UUID) *peering {
+	p := m.find(id)
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, g := range []*peering{p.next, p.cur} {
+		if g != nil && g.expected && g.ours {
+			return g
+		}
+	}
+	return nil
+}
