@@ -72,11 +72,13 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.err)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print results and errors as JSON")
 	root.AddGroup(&cobra.Group{ID: "objects", Title: "Objects:"}, &cobra.Group{ID: "proxies", Title: "Proxies:"},
-		&cobra.Group{ID: "servers", Title: "Object servers:"}, &cobra.Group{ID: "operate", Title: "Looking and configuring:"})
+		&cobra.Group{ID: "servers", Title: "Object servers:"}, &cobra.Group{ID: "sites", Title: "Between sites:"},
+		&cobra.Group{ID: "operate", Title: "Looking and configuring:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"objects": {a.putCmd(), a.getCmd(), a.existsCmd(), a.evictCmd()},
 		"proxies": {a.proxyCmd(), a.resolveCmd(), a.inspectCmd()},
 		"servers": {a.serveCmd(), a.pingCmd()},
+		"sites":   {a.endpointCmd(), a.relayCmd()},
 		"operate": {a.demoCmd(), a.configCmd(), a.doctorCmd(), a.versionCmd()},
 	} {
 		for _, c := range cmds {

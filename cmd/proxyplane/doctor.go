@@ -181,11 +181,9 @@ func availableConnectors() []availability {
 // availableTransports lists the ways of moving objects between processes without a server in between, or with an object server.
 func availableTransports() []availability {
 	list := []availability{{Kind: "tcp", Yes: true, Note: "native protocol, with or without TLS"},
-		{Kind: "unix", Yes: runtime.GOOS != "windows", Note: "native protocol; gets are mappings on Linux"}, {Kind: "zmq", Yes: true, Note: zmqNote()}, ucxTransport()}
-	for _, kind := range []string{"margo", "quic", "webrtc"} {
-		list = append(list, availability{Kind: kind, Note: "not in this build"})
-	}
-	return list
+		{Kind: "unix", Yes: runtime.GOOS != "windows", Note: "native protocol; gets are mappings on Linux"}, {Kind: "zmq", Yes: true, Note: zmqNote()}, ucxTransport(),
+		{Kind: "quic", Yes: true, Note: "between endpoints of proxyplane"}, {Kind: "webrtc", Yes: true, Note: "between endpoints, ProxyStore's too"}}
+	return append(list, availability{Kind: "margo", Note: "not in this build"})
 }
 
 // ucxTransport says whether UCX is built in, and what it finds here.

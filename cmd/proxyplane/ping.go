@@ -32,7 +32,7 @@ func (a *app) pingCmd() *cobra.Command {
 or, for zmq and ucx, of Python's ZeroMQConnector and UCXConnector. Exit code 0 if it answers.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := parseEndpoint(transport, args[0])
+			e, err := parseAddress(transport, args[0])
 			if err != nil {
 				return err
 			}
@@ -58,7 +58,7 @@ or, for zmq and ucx, of Python's ZeroMQConnector and UCXConnector. Exit code 0 i
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
-			client, over, err := dialEndpoint(ctx, e, native.ClientOptions{Token: token}, cfg, curveKey, libzmq)
+			client, over, err := dialAddress(ctx, e, native.ClientOptions{Token: token}, cfg, curveKey, libzmq)
 			if err != nil {
 				return pingError(e, err, timeout)
 			}
@@ -92,7 +92,7 @@ or, for zmq and ucx, of Python's ZeroMQConnector and UCXConnector. Exit code 0 i
 	return cmd
 }
 
-func pingError(e endpoint, err error, timeout time.Duration) error {
+func pingError(e address, err error, timeout time.Duration) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fail(exitUnavailable, "%s %s did not answer within %v (--timeout); see that the server there is of transport %s, and not stopped", e.transport, e.addr,
 			timeout, e.transport)
@@ -108,8 +108,8 @@ func pingError(e endpoint, err error, timeout time.Duration) error {
 	return fmt.Errorf("%s %s: %w", e.transport, e.addr, err)
 }
 
-// dialEndpoint connects to a server, and says what the connection runs over.
-func dialEndpoint(ctx context.Context, e endpoint, o native.ClientOptions, secure *tls.Config, curveKey string, libzmq bool) (objects.Client, string, error) {
+// dialAddress connects to a server, and says what the connection runs over.
+func dialAddress(ctx context.Context, e address, o native.ClientOptions, secure *tls.Config, curveKey string, libzmq bool) (objects.Client, string, error) {
 	switch e.transport {
 	case "zmq":
 		zo := zmq.DialOptions{ClientOptions: o, Libzmq: libzmq}

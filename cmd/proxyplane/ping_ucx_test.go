@@ -47,9 +47,9 @@ ucx.start_server(port)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := endpoint{transport: "ucx", addr: "127.0.0.1:" + strings.TrimSpace(port)}
+	at := address{transport: "ucx", addr: "127.0.0.1:" + strings.TrimSpace(port)}
 	for range 2 {
-		client, over, err := dialEndpoint(t.Context(), at, native.ClientOptions{}, nil, "", false)
+		client, over, err := dialAddress(t.Context(), at, native.ClientOptions{}, nil, "", false)
 		if err != nil || over != "ucx (Python's server)" {
 			t.Fatalf("over %q, %v", over, err)
 		}

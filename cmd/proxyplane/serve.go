@@ -116,27 +116,27 @@ var (
 	logLevels  = []string{"debug", "info", "warn", "error"}
 )
 
-// endpoint is one address to serve or to reach.
-type endpoint struct {
+// address is one place to serve or to reach.
+type address struct {
 	transport, addr string
 	tls             bool // said by the address
 }
 
-// endpoints pairs --transport with --listen.
-func (f *serveFlags) endpoints() ([]endpoint, error) {
+// addresses pairs --transport with --listen.
+func (f *serveFlags) addresses() ([]address, error) {
 	if len(f.listen) == 0 {
 		return nil, fail(exitUsage, "no --listen: say where to serve, as in: proxyplane serve --transport tcp --listen 127.0.0.1:4100")
 	}
 	if n := len(f.transports); n > 1 && n != len(f.listen) {
 		return nil, fail(exitUsage, "%d times --transport and %d times --listen: give --transport once, or once for each --listen", n, len(f.listen))
 	}
-	list := make([]endpoint, len(f.listen))
+	list := make([]address, len(f.listen))
 	for i, addr := range f.listen {
 		transport := ""
 		if len(f.transports) > 0 {
 			transport = f.transports[min(i, len(f.transports)-1)]
 		}
-		e, err := parseEndpoint(transport, addr)
+		e, err := parseAddress(transport, addr)
 		if err != nil {
 			return nil, err
 		}
@@ -145,8 +145,8 @@ func (f *serveFlags) endpoints() ([]endpoint, error) {
 	return list, nil
 }
 
-// parseEndpoint checks an address as people write it, or as a server says it. Without a transport it is that of the address, or tcp.
-func parseEndpoint(transport, addr string) (endpoint, error) {
+// parseAddress checks an address as people write it, or as a server says it. Without a transport it is that of the address, or tcp.
+func parseAddress(transport, addr string) (address, error) {
 	scheme, rest, ok := strings.Cut(addr, "://")
 	if !ok {
 		scheme, rest = "", addr
@@ -161,20 +161,20 @@ func parseEndpoint(transport, addr string) (endpoint, error) {
 		}
 	}
 	if err := checkOneOf("--transport", transport, serveTransports); err != nil {
-		return endpoint{}, err
+		return address{}, err
 	}
 	if ok && scheme != transport && (secure || transport != "zmq" || scheme != "tcp") {
-		return endpoint{}, fail(exitUsage, "address %s is not of transport %s: correct --transport, or leave out %s", addr, transport, addr[:len(addr)-len(rest)])
+		return address{}, fail(exitUsage, "address %s is not of transport %s: correct --transport, or leave out %s", addr, transport, addr[:len(addr)-len(rest)])
 	}
 	if transport == "unix" {
 		if rest == "" {
-			return endpoint{}, fail(exitUsage, "address %q: expected the path of a unix socket, such as /run/user/1000/objects.sock", addr)
+			return address{}, fail(exitUsage, "address %q: expected the path of a unix socket, such as /run/user/1000/objects.sock", addr)
 		}
 		path, err := filepath.Abs(rest)
-		return endpoint{transport: transport, addr: path}, err
+		return address{transport: transport, addr: path}, err
 	}
 	rest, err := hostPort(rest)
-	return endpoint{transport: transport, addr: rest, tls: secure}, err
+	return address{transport: transport, addr: rest, tls: secure}, err
 }
 
 // hostPort checks an address of the network. Without a host it is on loopback: never all interfaces because nothing was said.
@@ -217,7 +217,7 @@ type serving struct {
 }
 
 func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
-	list, err := f.endpoints()
+	list, err := f.addresses()
 	if err != nil {
 		return err
 	}
@@ -329,14 +329,14 @@ func (f *serveFlags) logger(a *app) (*slog.Logger, error) {
 }
 
 // check refuses flags that none of the addresses heeds: who sets them relies on what they protect.
-func (f *serveFlags) check(list []endpoint) error {
+func (f *serveFlags) check(list []address) error {
 	has := func(transport string) bool {
-		return slices.ContainsFunc(list, func(e endpoint) bool { return e.transport == transport })
+		return slices.ContainsFunc(list, func(e address) bool { return e.transport == transport })
 	}
 	switch {
 	case f.tlsCert+f.tlsKey+f.tlsClientCA != "" && !has("tcp"):
 		return fail(exitUsage, "--tls-cert, --tls-key and --tls-client-ca are for --transport tcp, and no address is of it")
-	case f.tlsCert == "" && slices.ContainsFunc(list, func(e endpoint) bool { return e.tls }):
+	case f.tlsCert == "" && slices.ContainsFunc(list, func(e address) bool { return e.tls }):
 		return fail(exitUsage, "a tls:// address needs --tls-cert and --tls-key")
 	case (f.curveSecret != "" || len(f.curveClients) > 0 || f.libzmq) && !has("zmq"):
 		return fail(exitUsage, "--curve-secret-file, --curve-client and --libzmq are for --transport zmq, and no address is of it")
@@ -375,7 +375,7 @@ func (f *serveFlags) table(log *slog.Logger) (*objects.Table, error) {
 }
 
 // listener reads the files that the flags name and returns what serves one address.
-func (f *serveFlags) listener(log *slog.Logger) (func(context.Context, endpoint, *objects.Table) (serving, error), error) {
+func (f *serveFlags) listener(log *slog.Logger) (func(context.Context, address, *objects.Table) (serving, error), error) {
 	token, err := readToken(f.tokenFile)
 	if err != nil {
 		return nil, err
@@ -397,7 +397,7 @@ func (f *serveFlags) listener(log *slog.Logger) (func(context.Context, endpoint,
 	if err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context, e endpoint, table *objects.Table) (serving, error) {
+	return func(ctx context.Context, e address, table *objects.Table) (serving, error) {
 		switch e.transport {
 		case "zmq":
 			o := zmq.ListenOptions{ServerOptions: common, Curve: curve, Insecure: f.insecure, Libzmq: f.libzmq,
@@ -435,7 +435,7 @@ func (f *serveFlags) listener(log *slog.Logger) (func(context.Context, endpoint,
 }
 
 // listenError says what to do about an address that cannot be served.
-func listenError(e endpoint, err error) error {
+func listenError(e address, err error) error {
 	switch {
 	case errors.Is(err, connectors.ErrNotBuilt):
 		return err

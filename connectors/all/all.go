@@ -4,6 +4,7 @@ package all
 
 import (
 	"github.com/proxyplane/proxyplane/connectors"
+	"github.com/proxyplane/proxyplane/connectors/endpoint"
 	"github.com/proxyplane/proxyplane/connectors/file"
 	"github.com/proxyplane/proxyplane/connectors/local"
 	"github.com/proxyplane/proxyplane/connectors/multi"
@@ -16,6 +17,7 @@ import (
 // Registry returns a new Registry with every driver. The caller owns it and may register more.
 func Registry() *connectors.Registry {
 	r := &connectors.Registry{}
+	r.Register(endpoint.Driver())
 	r.Register(file.Driver())
 	r.Register(local.Driver())
 	r.Register(multi.Driver())

@@ -78,12 +78,16 @@ func TestArrows(t *testing.T) {
 			switch {
 			case to == "" && !under(from, "cmd", "examples", "bench", "interop", "fuzz"):
 				t.Errorf("%s imports the root package: move what it needs down, or itself up into cmd", from)
-			case under(from, "transport") && under(to, "connectors", "cache", "serialize", "metrics"):
+			case under(from, "transport") && under(to, "connectors", "cache", "serialize", "metrics", "endpoint"):
 				t.Errorf("%s imports %s: transport knows only bytes", from, to)
 			case under(from, "cgo") && !under(to, "cgo", "internal"):
 				t.Errorf("%s imports %s: cgo wraps C and knows no policy", from, to)
 			case under(from, "serialize") && under(to, "connectors"):
 				t.Errorf("%s imports %s: a codec does not know where objects are", from, to)
+			case under(from, "endpoint") && under(to, "connectors", "cache", "metrics"):
+				t.Errorf("%s imports %s: an endpoint serves bytes, whoever put them", from, to)
+			case under(from, "connectors") && under(to, "endpoint") && to != "endpoint/config":
+				t.Errorf("%s imports %s: a connector asks an endpoint over HTTP, and needs only to find it", from, to)
 			case under(from, "connectors") && under(to, "cache", "metrics"):
 				t.Errorf("%s imports %s: that is the store's", from, to)
 			}
