@@ -2,7 +2,7 @@
 GO ?= go
 PYTHON ?= python3
 
-.PHONY: help demo setup test check race tags lint fuzz bench bench-quick soak clean
+.PHONY: help demo setup test check race tags lint fuzz bench bench-quick bench-sites soak clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ bench: ## ours beside ProxyStore and beside the floor, all sizes, with the repor
 
 bench-quick: ## the same with 1 kB and 1 MB only
 	$(GO) test -run '^$$' -bench . -benchtime 100x ./bench -args -quick
+
+bench-sites: ## endpoints of two sites beside ProxyStore's and plain TCP, over emulated links (needs root; 20 minutes)
+	$(GO) run ./bench/intersite
 
 soak: ## the long runs: 10 GB through each connector, kill -9 in a loop, fuzzing for minutes
 	./scripts/soak

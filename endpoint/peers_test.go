@@ -55,6 +55,11 @@ func TestTwoEndpoints(t *testing.T) {
 		}
 		daemons[i], sites[i] = d, &site{nil, d.addrs[0], &http.Client{Transport: tr}}
 	}
+	for deadline := time.Now().Add(20 * time.Second); rs.Stats().Clients < 2; time.Sleep(5 * time.Millisecond) { // they register in the background
+		if time.Now().After(deadline) {
+			t.Fatal("the endpoints do not register with the relay")
+		}
+	}
 	a, b := sites[0], sites[1]
 	at := "&endpoint=" + daemons[1].cfg.UUID
 	a.want(t, 200, `{"exists": false}`, "GET", "/exists?key=k"+at, nil)

@@ -53,6 +53,25 @@ func endpointError(err error) error {
 	return err
 }
 
+// unknownEndpoint says why there is no endpoint of that name: if it has a configuration, what is wrong with that.
+func unknownEndpoint(name string) error {
+	if config.ValidName(name) {
+		if _, err := config.Read(filepath.Join(config.Home(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return endpointError(fmt.Errorf("endpoint %s: %w: %w", name, config.ErrUnknown, err))
+		}
+	}
+	return endpointError(fmt.Errorf("endpoint %q: %w", name, config.ErrUnknown))
+}
+
+// done prints the result of a command that changed an endpoint: as JSON its name and what, else text.
+func (a *app) done(name, what string, is bool, text string) error {
+	if a.json {
+		return a.printJSON(map[string]any{"name": name, what: is})
+	}
+	_, err := fmt.Fprintln(a.out, text)
+	return err
+}
+
 func (a *app) endpointConfigureCmd() *cobra.Command {
 	var (
 		host, relay, maxObject, quota            string
@@ -79,6 +98,12 @@ other nodes of a site), and it has no relay unless you name one.`,
 			}
 			if cmd.Flags().Changed("port") && (port < 1 || port > 65535) {
 				return fail(exitUsage, "--port %d: use 1 to 65535", port)
+			}
+			if cmd.Flags().Changed("peer-channels") && channels < 1 {
+				return fail(exitUsage, "--peer-channels %d: use 1 or more", channels)
+			}
+			if noICE && len(ice) > 0 {
+				return fail(exitUsage, "--no-ice-servers and --ice-server contradict each other")
 			}
 			if noICE {
 				o.ICEServers = []config.ICEServer{}
@@ -212,8 +237,7 @@ func (a *app) endpointRemoveCmd() *cobra.Command {
 			if err := config.Remove(config.Home(), args[0]); err != nil {
 				return endpointError(err)
 			}
-			_, err := fmt.Fprintf(a.out, "Removed endpoint named %s.\n", args[0])
-			return err
+			return a.done(args[0], "removed", true, "Removed endpoint named "+args[0]+".")
 		},
 	}
 }
@@ -221,13 +245,12 @@ func (a *app) endpointRemoveCmd() *cobra.Command {
 // endpointClient opens a connector to the endpoint of that name.
 func endpointClient(ctx context.Context, name string) (*client.Connector, config.Config, error) {
 	home := config.Home()
-	dir := filepath.Join(home, name)
 	if !config.ValidName(name) {
-		return nil, config.Config{}, endpointError(fmt.Errorf("endpoint %q: %w", name, config.ErrUnknown))
+		return nil, config.Config{}, unknownEndpoint(name)
 	}
-	c, err := config.Read(dir)
+	c, err := config.Read(filepath.Join(home, name))
 	if err != nil {
-		return nil, c, endpointError(err)
+		return nil, c, unknownEndpoint(name)
 	}
 	conn, err := client.New(ctx, client.Options{Endpoints: []string{c.UUID}, ProxystoreDir: home})
 	return conn, c, err
@@ -243,7 +266,7 @@ and how fast. Exit code 0 if it runs and answers, 1 if it is stopped.`,
 			name := args[0]
 			s := config.GetStatus(config.Home(), name)
 			if s == config.Unknown {
-				return endpointError(fmt.Errorf("endpoint %s: %w", name, config.ErrUnknown))
+				return unknownEndpoint(name)
 			}
 			if s != config.Running {
 				if a.json {
@@ -353,15 +376,17 @@ func (a *app) endpointStopCmd() *cobra.Command {
 		Use: "stop NAME", Short: "Stop an endpoint", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			stopped, err := config.Stop(cmd.Context(), config.Home(), args[0], grace)
+			if errors.Is(err, config.ErrUnknown) {
+				return unknownEndpoint(args[0])
+			}
 			if err != nil {
 				return endpointError(err)
 			}
-			text := "Endpoint %s has been stopped.\n"
+			text := " has been stopped."
 			if !stopped {
-				text = "Endpoint %s is not running.\n"
+				text = " is not running."
 			}
-			_, err = fmt.Fprintf(a.out, text, args[0])
-			return err
+			return a.done(args[0], "stopped", stopped, "Endpoint "+args[0]+text)
 		},
 	}
 	cmd.Flags().DurationVar(&grace, "grace", config.DefaultGrace, "how long transfers under way may take before the endpoint is killed")

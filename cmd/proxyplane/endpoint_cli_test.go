@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,6 +72,8 @@ func TestEndpointLife(t *testing.T) {
 	e.fails(exitUsage, "Name must", "", "endpoint", "configure", "../x")
 	e.fails(exitUsage, "--port", "", "endpoint", "configure", "here", "--port", "70000")
 	e.fails(exitUsage, "--ice-server", "", "endpoint", "configure", "here", "--ice-server", "http://x")
+	e.fails(exitUsage, "contradict", "", "endpoint", "configure", "here", "--ice-server", "stun:x", "--no-ice-servers")
+	e.fails(exitUsage, "--peer-channels", "", "endpoint", "configure", "here", "--peer-channels", "0")
 	if out := e.ok("", "endpoint", "list"); !strings.Contains(out, "No valid endpoint configurations") {
 		t.Fatal(out)
 	}
@@ -79,9 +82,22 @@ func TestEndpointLife(t *testing.T) {
 	if r := e.run("", "endpoint", "status", "here"); r.code != exitNo || !strings.Contains(r.out, "STOPPED") {
 		t.Fatal(r)
 	}
-	out := e.ok("", "endpoint", "start", "here")
-	if !strings.Contains(out, "serves at http://127.0.0.1:") {
-		t.Fatal(out)
+	// What the command was given beside its standard streams does not stay open in the daemon: somebody may wait for its end.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	start := e.command("endpoint", "start", "here")
+	start.ExtraFiles = []*os.File{w}
+	raw, err := start.Output()
+	w.Close()
+	if out := string(raw); err != nil || !strings.Contains(out, "serves at http://127.0.0.1:") {
+		t.Fatal(out, err)
+	}
+	r.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatal("the daemon has a pipe of who started it:", err)
 	}
 	e.fails(exitUsage, "running", "", "endpoint", "start", "here")
 	e.fails(exitUsage, "running", "", "endpoint", "remove", "here")
@@ -89,6 +105,7 @@ func TestEndpointLife(t *testing.T) {
 	if out := e.ok("", "endpoint", "list"); !strings.Contains(out, "RUNNING") || !strings.Contains(out, id) {
 		t.Fatal(out)
 	}
+	e.fails(exitUsage, "--size", "", "endpoint", "test", "here", "--size", "100TB")
 	if out := e.ok("", "endpoint", "test", "here"); !strings.Contains(out, "it works") {
 		t.Fatal(out)
 	}
@@ -113,6 +130,9 @@ func TestEndpointLife(t *testing.T) {
 	if !json.Valid([]byte(e.ok("", "--json", "endpoint", "status", "here"))) {
 		t.Error("no JSON")
 	}
+	taken := fmt.Sprint(unmarshal[struct{ Listening []string }](t, e.ok("", "--json", "endpoint", "status", "here")).Listening[0])
+	e.configure("second", "--port", taken[strings.LastIndexByte(taken, ':')+1:])
+	e.fails(exitUnavailable, "change `port`", "", "endpoint", "start", "second")
 	if out := e.ok("", "endpoint", "stop", "here"); !strings.Contains(out, "has been stopped") {
 		t.Fatal(out)
 	}
@@ -149,9 +169,23 @@ func TestEndpointLife(t *testing.T) {
 		t.Fatal(r)
 	}
 	e.fails(exitNotFound, "no such object", "", "endpoint", "test", "here", "get", put)
+	if r := e.run("", "--json", "endpoint", "test", "here", "exists", put); r.code != exitNo || strings.TrimSpace(r.out) != `{"exists":false}` {
+		t.Fatal(r)
+	}
 	e.ok("", "endpoint", "stop", "here")
+	if out := e.ok("", "--json", "endpoint", "stop", "here"); strings.TrimSpace(out) != `{"name":"here","stopped":false}` {
+		t.Fatal(out)
+	}
 	e.ok("", "endpoint", "remove", "here")
 	e.fails(exitNotFound, "does not exist", "", "endpoint", "remove", "here")
+
+	// A configuration that cannot be read is not the same as none.
+	if err := os.WriteFile(filepath.Join(home, "second", "config.toml"), []byte("name = 'sec"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"start", "stop", "status", "test", "fold"} {
+		e.fails(exitNotFound, "unable to parse", "", "endpoint", command, "second")
+	}
 
 	// One that cannot serve says why to who started it.
 	e.configure("broken", "--token-file", "nowhere")
@@ -204,6 +238,8 @@ func TestRelayCommand(t *testing.T) {
 	e.fails(exitUsage, "--insecure", "", "relay", "--listen", "0.0.0.0:0")
 	e.fails(exitUsage, "--config", "", "relay", "--config", "nowhere.toml")
 	e.fails(exitUsage, "--turn-user", "", "relay", "--turn", "127.0.0.1:0", "--turn-user", "x")
+	e.fails(exitUsage, "--turn HOST:PORT", "", "relay", "--turn-user", "a:b")
+	e.fails(exitUsage, "--log-format", "", "relay", "--log-format", "xml")
 	e.fails(exitUsage, "address", "", "relay", "--listen", "x")
 	_, cmd := e.startRelay("--turn", "127.0.0.1:0", "--turn-user", "a:b", "--metrics-listen", "127.0.0.1:0", "--log-dir", "logs")
 	if cmd.Process == nil || must(os.ReadFile(filepath.Join(e.dir, "logs", "server.log"))) == nil {

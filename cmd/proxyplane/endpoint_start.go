@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,12 +76,14 @@ func (a *app) runEndpoint(ctx context.Context, name string) (err error) {
 	if parent == nil {
 		o.LogTo = a.err
 	}
-	if err := daemon.Run(ctx, dir, c, o); errors.Is(err, config.ErrRunning) {
+	err = daemon.Run(ctx, dir, c, o)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fail(exitUnavailable, "%w", err) // as the other servers of this program say it
+	case errors.Is(err, config.ErrRunning):
 		return endpointError(err)
-	} else if err != nil {
-		return err
 	}
-	return nil
+	return err
 }
 
 // readyPipe returns the pipe to the command that started this daemon, nil if none did.
@@ -140,7 +143,7 @@ func (a *app) startDaemon(ctx context.Context, name string) error {
 	select {
 	case line = <-answer:
 	case <-timer.C:
-		return errors.Join(fail(exitUnavailable, "endpoint %s does not serve after %v; see %s", name, startPatience, log.Name()), cmd.Process.Kill(), cmd.Wait())
+		return errors.Join(fail(exitUnavailable, "endpoint %s does not serve after %v; see %s, or start it with --no-detach, which waits as long as it takes", name, startPatience, log.Name()), cmd.Process.Kill(), cmd.Wait())
 	case <-ctx.Done():
 		return errors.Join(context.Cause(ctx), cmd.Process.Kill(), cmd.Wait())
 	}
@@ -172,7 +175,7 @@ database, so that proxystore-endpoint can serve the directory with all its objec
 			dir := filepath.Join(home, args[0])
 			switch s := config.GetStatus(home, args[0]); {
 			case s == config.Unknown || !config.ValidName(args[0]):
-				return endpointError(fmt.Errorf("endpoint %q: %w", args[0], config.ErrUnknown))
+				return unknownEndpoint(args[0])
 			case s == config.Running:
 				return endpointError(fmt.Errorf("%w: stop endpoint %s first", config.ErrRunning, args[0]))
 			}
@@ -192,6 +195,9 @@ database, so that proxystore-endpoint can serve the directory with all its objec
 			before := s.Usage()
 			if err := s.Fold(cmd.Context()); err != nil {
 				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"name": args[0], "objects": before.Objects, "bytes": before.Bytes, "database": path})
 			}
 			_, err = fmt.Fprintf(a.out, "%d objects of %d bytes are in %s\n", before.Objects, before.Bytes, path)
 			return err

@@ -57,6 +57,9 @@ whatever else the object is to standard output as it is.`,
 			if err != nil {
 				return err
 			}
+			if n > maxTrial {
+				return fail(exitUsage, "--size %q: the objects of a trial are held in memory twice; use at most %d bytes", size, maxTrial)
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 			defer cancel()
 			conn, _, err := endpointClient(ctx, args[0])
@@ -79,12 +82,18 @@ whatever else the object is to standard output as it is.`,
 	return cmd
 }
 
+// maxTrial is the largest object of a trial.
+const maxTrial = 4 << 30
+
 func (a *app) endpointAction(ctx context.Context, conn *client.Connector, id, action, arg string) error {
 	key := connectors.EndpointKey{ObjectID: arg, EndpointID: id}
 	switch action {
 	case "evict":
 		if err := conn.Evict(ctx, key); err != nil {
 			return err
+		}
+		if a.json {
+			return a.printJSON(map[string]string{"evicted": arg, "endpoint": id})
 		}
 		_, err := fmt.Fprintln(a.out, "Evicted object from endpoint.")
 		return err
@@ -94,13 +103,14 @@ func (a *app) endpointAction(ctx context.Context, conn *client.Connector, id, ac
 			return err
 		}
 		if a.json {
-			return a.printJSON(map[string]bool{"exists": ok})
+			err = a.printJSON(map[string]bool{"exists": ok})
+		} else {
+			_, err = fmt.Fprintf(a.out, "Object exists: %v\n", ok)
 		}
-		fmt.Fprintf(a.out, "Object exists: %v\n", ok)
-		if !ok {
+		if err == nil && !ok {
 			return errNo
 		}
-		return nil
+		return err
 	case "put":
 		obj, err := serialize.Encode(arg)
 		if err != nil {
@@ -121,20 +131,20 @@ func (a *app) endpointAction(ctx context.Context, conn *client.Connector, id, ac
 		return err
 	}
 	defer r.Close()
-	if raw, tag := make([]byte, 3), "US\n"; r.Size() < 1<<20 {
-		n, err := io.ReadFull(r, raw)
-		if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+	head := make([]byte, 3)
+	n, err := io.ReadFull(r, head)
+	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF {
+		return err
+	}
+	text := string(head[:n]) == "US\n" // proxystore.serialize's tag of a str
+	if !text {
+		if _, err := a.out.Write(head[:n]); err != nil {
 			return err
 		}
-		if string(raw[:n]) != tag {
-			if _, err := a.out.Write(raw[:n]); err != nil {
-				return err
-			}
-		} else {
-			defer fmt.Fprintln(a.out) // a text, for people
-		}
 	}
-	_, err = r.WriteTo(a.out)
+	if _, err = r.WriteTo(a.out); err == nil && text {
+		_, err = fmt.Fprintln(a.out)
+	}
 	return err
 }
 
@@ -165,30 +175,9 @@ func (a *app) tryEndpoint(ctx context.Context, conn *client.Connector, id string
 		if n > largest || len(results) > 0 && results[len(results)-1].Bytes == n {
 			continue
 		}
-		key := connectors.EndpointKey{ObjectID: uuid4.New(), EndpointID: id}
-		start := time.Now()
-		if err := conn.Set(ctx, key, transport.Slices{data[:n]}); err != nil {
-			return err
-		}
-		put := time.Since(start)
-		start = time.Now()
-		b, err := conn.Get(ctx, key)
+		put, get, evict, err := tryObject(ctx, conn, connectors.EndpointKey{ObjectID: uuid4.New(), EndpointID: id}, data[:n])
 		if err != nil {
-			return errors.Join(err, conn.Evict(context.WithoutCancel(ctx), key))
-		}
-		get := time.Since(start)
-		same := bytes.Equal(b.Bytes(), data[:n])
-		b.Release()
-		start = time.Now()
-		if err := conn.Evict(ctx, key); err != nil {
 			return err
-		}
-		evict := time.Since(start)
-		if !same {
-			return fail(exitBadInput, "an object of %d bytes came back changed", n)
-		}
-		if ok, err := conn.Exists(ctx, key); err != nil || ok {
-			return errors.Join(err, fail(exitBadInput, "an object is still there after it was evicted"))
 		}
 		results = append(results, result{n, put.Seconds(), get.Seconds(), evict.Seconds()})
 		if !a.json {
@@ -201,6 +190,42 @@ func (a *app) tryEndpoint(ctx context.Context, conn *client.Connector, id string
 	}
 	_, err := fmt.Fprintln(a.out, "it works")
 	return err
+}
+
+// tryObject stores, gets and deletes one object, and says how long each took. Whatever goes wrong, it does not leave the object behind if it can.
+func tryObject(ctx context.Context, conn *client.Connector, key connectors.EndpointKey, data []byte) (put, get, evict time.Duration, err error) {
+	defer func() {
+		if err != nil {
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			_ = conn.Evict(late, key) // it has failed already, with a better reason
+		}
+	}()
+	start := time.Now()
+	if err := conn.Set(ctx, key, transport.Slices{data}); err != nil {
+		return 0, 0, 0, err
+	}
+	put, start = time.Since(start), time.Now()
+	b, err := conn.Get(ctx, key)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	get = time.Since(start)
+	same := bytes.Equal(b.Bytes(), data)
+	b.Release()
+	if !same {
+		return 0, 0, 0, fail(exitBadInput, "an object of %d bytes came back changed", len(data))
+	}
+	start = time.Now()
+	if err := conn.Evict(ctx, key); err != nil {
+		return 0, 0, 0, err
+	}
+	evict = time.Since(start)
+	ok, err := conn.Exists(ctx, key)
+	if err == nil && ok {
+		err = fail(exitBadInput, "an object is still there after it was evicted")
+	}
+	return put, get, evict, err
 }
 
 // speed is how fast n bytes were moved, for people.

@@ -2,8 +2,9 @@
 // shows all of it on real files in a few seconds; docs/cli.md is the reference.
 //
 // One file per command: store objects (put.go, get.go), proxies (proxy.go, resolve.go, inspect.go), operations (config.go, doctor.go, serve.go,
-// ping.go), the demonstration (demo.go, with its second process in demo_worker.go). What they share: exit.go (exit codes), app.go (flags, streams, stores),
-// object.go (an object to and from a stream), jsonvalue.go (JSON to and from Python's values).
+// ping.go), sites (endpoint.go, endpoint_start.go with the daemon, endpoint_try.go, which is `endpoint test`, relay.go), the demonstration (demo.go,
+// with its second process in demo_worker.go). What they share: exit.go (exit codes), app.go (flags, streams, stores), object.go (an object to and from a
+// stream), jsonvalue.go (JSON to and from Python's values).
 package main
 
 import (

@@ -85,6 +85,14 @@ func (a *app) relayCmd() *cobra.Command {
 					return err
 				}
 			}
+			if format != "" {
+				if err := checkOneOf("--log-format", format, []string{"text", "json"}); err != nil {
+					return err
+				}
+			}
+			if turnAddr == "" && (turnRelay != "" || len(turnUsers)+len(turnAllow) > 0) {
+				return fail(exitUsage, "--turn-user, --turn-relay-address and --turn-allow are about the server that --turn HOST:PORT starts; give that too")
+			}
 			c.Proxyplane.Insecure = c.Proxyplane.Insecure || insecure
 			if turnAddr != "" {
 				t := relay.ConfigTurn{Address: turnAddr, RelayAddress: turnRelay, Users: map[string]string{}, AllowPeers: turnAllow}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/transport"
@@ -157,11 +158,14 @@ func (c *Connector) PutBatch(ctx context.Context, objs []transport.Slices) ([]co
 			all = append(all, binary.BigEndian.AppendUint64(nil, uint64(objs[i].Len())))
 			all = append(all, objs[i]...)
 		}
-		req, err := c.request(ctx, http.MethodPost, "/batch/set", nil, nil)
+		sent := &atomic.Bool{}
+		inner, cancel := guard(ctx, sent)
+		defer cancel()
+		req, err := c.request(inner, http.MethodPost, "/batch/set", nil, nil)
 		if err != nil {
 			return err
 		}
-		setBody(req, all.Len(), func() io.Reader { return all.Reader() })
+		setBody(req, all.Len(), func() io.Reader { return &counted{all.Reader(), all.Len(), sent} })
 		resp, err := c.send(req, http.StatusOK)
 		if err != nil {
 			return err
@@ -169,9 +173,12 @@ func (c *Connector) PutBatch(ctx context.Context, objs []transport.Slices) ([]co
 		discard(resp)
 		return nil
 	})
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
 	if err != nil {
-		// What is already stored must not stay behind, even if ctx is what ended it.
-		return nil, wrap("put_batch", nil, errors.Join(err, c.evictBatch(context.WithoutCancel(ctx), keys)))
+		c.undo(ctx, keys...)
+		return nil, wrap("put_batch", nil, err)
 	}
 	return keys, nil
 }

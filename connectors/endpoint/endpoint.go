@@ -293,11 +293,11 @@ func guard(ctx context.Context, sent *atomic.Bool) (context.Context, context.Can
 	}
 }
 
-// undo evicts an object that nobody will ask for, since its put has failed.
-func (c *Connector) undo(ctx context.Context, key connectors.EndpointKey) {
+// undo evicts objects that nobody will ask for, since their put has failed.
+func (c *Connector) undo(ctx context.Context, keys ...connectors.Key) {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 	defer cancel()
-	_ = c.evict(limited, key) // it has failed already, with a better reason
+	_ = c.evictBatch(limited, keys) // it has failed already, with a better reason
 }
 
 // counted says when the last byte of a body was taken.

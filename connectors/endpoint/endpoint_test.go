@@ -3,6 +3,8 @@ package endpoint_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -288,11 +291,8 @@ func TestToken(t *testing.T) {
 
 // TestBroken: an answer that ends early is an error that may be tried again, and gives nothing.
 func TestBroken(t *testing.T) {
-	id := uuid.NewString()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	c := stranger(t, 1, client.Options{MaxBytes: 2_000_000}, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/endpoint":
-			w.Write([]byte(`{"uuid": "` + id + `", "proxyplane": 1}`))
 		case "/exists":
 			w.Write([]byte(`{"exists": "perhaps"}`))
 		case "/get":
@@ -303,24 +303,7 @@ func TestBroken(t *testing.T) {
 		default:
 			http.Error(w, "boom", http.StatusInternalServerError)
 		}
-	}))
-	defer srv.Close()
-	home := t.TempDir()
-	_, port, _ := net.SplitHostPort(srv.Listener.Addr().String())
-	conf := config.Default("test", id, 1)
-	conf.HostType, conf.Host = config.HostStatic, "127.0.0.1"
-	conf.Port, _ = strconv.Atoi(port)
-	if err := os.Mkdir(filepath.Join(home, "test"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := conf.Write(filepath.Join(home, "test")); err != nil {
-		t.Fatal(err)
-	}
-	c, err := client.New(t.Context(), client.Options{Endpoints: []string{id}, ProxystoreDir: home, MaxBytes: 2_000_000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close(t.Context())
+	})
 	key, _ := c.NewKey(t.Context())
 	if _, err := c.Get(t.Context(), key); !errors.Is(err, connectors.ErrUnavailable) || !connectors.Retryable(err) {
 		t.Error(err)
@@ -340,6 +323,106 @@ func TestBroken(t *testing.T) {
 		t.Error(err)
 	}
 	if err := c.Set(t.Context(), key, transport.Slices{[]byte("x")}); !errors.Is(err, connectors.ErrUnavailable) || !strings.Contains(err.Error(), "boom") {
+		t.Error(err)
+	}
+}
+
+// stranger runs an HTTP server that is no endpoint but by its answer to GET /endpoint, and opens a connector to it.
+func stranger(t *testing.T, proxyplane int, o client.Options, h http.HandlerFunc) *client.Connector {
+	t.Helper()
+	id := uuid.NewString()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/endpoint" {
+			fmt.Fprintf(w, `{"uuid": "%s", "proxyplane": %d}`, id, proxyplane)
+			return
+		}
+		h(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	o.Endpoints, o.ProxystoreDir = []string{id}, t.TempDir()
+	_, port, _ := net.SplitHostPort(srv.Listener.Addr().String())
+	conf := config.Default("test", id, 1)
+	conf.HostType, conf.Host = config.HostStatic, "127.0.0.1"
+	conf.Port, _ = strconv.Atoi(port)
+	dir := filepath.Join(o.ProxystoreDir, "test")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := conf.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(context.Background()) })
+	return c
+}
+
+// TestHanging: a batch that the endpoint does not answer ends with its context, although there is something to clean up that is not answered either.
+func TestHanging(t *testing.T) {
+	over := make(chan struct{})
+	var evicts atomic.Int32
+	c := stranger(t, 1, client.Options{}, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/batch/evict" {
+			evicts.Add(1)
+		}
+		io.Copy(io.Discard, r.Body)
+		select {
+		case <-r.Context().Done():
+		case <-over:
+		}
+	})
+	t.Cleanup(func() { close(over) })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.PutBatch(ctx, []transport.Slices{{[]byte("a")}, {[]byte("b")}}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	if evicts.Load() != 1 {
+		t.Fatal("it did not try to clean up")
+	}
+}
+
+// TestUnannounced: option max_bytes is exact for an answer without a length too.
+func TestUnannounced(t *testing.T) {
+	for _, most := range []int64{1000, 64 << 10, 100_000, 128 << 10} {
+		var size int64
+		c := stranger(t, 0, client.Options{MaxBytes: most}, func(w http.ResponseWriter, _ *http.Request) {
+			w.(http.Flusher).Flush()
+			w.Write(make([]byte, size))
+		})
+		key, _ := c.NewKey(t.Context())
+		for size = most - 1; size <= most+1; size++ {
+			b, err := c.Get(t.Context(), key)
+			switch {
+			case size > most && !errors.Is(err, connectors.ErrTooLarge):
+				t.Errorf("%d of at most %d bytes: %v", size, most, err)
+			case size <= most && (err != nil || int64(b.Len()) != size):
+				t.Errorf("%d of at most %d bytes: %v", size, most, err)
+			}
+			b.Release()
+		}
+	}
+}
+
+// TestPythonLimit: an object that proxystore-endpoint would answer with an error that could be anything is too large, and is not sent.
+func TestPythonLimit(t *testing.T) {
+	s := serve(t, true, func(c *config.Config, _ string) { c.Storage.MaxObjectSize = 1000 })
+	c := s.open(t)
+	defer c.Close(t.Context())
+	if _, err := c.Put(t.Context(), transport.Slices{make([]byte, 1001)}); !errors.Is(err, connectors.ErrTooLarge) || connectors.Retryable(err) {
+		t.Error(err)
+	}
+	w, err := c.PutStream(t.Context(), 1001)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("x")); !errors.Is(err, connectors.ErrTooLarge) {
+		t.Error(err)
+	}
+	w.Abort()
+	if _, err := c.Put(t.Context(), transport.Slices{make([]byte, 1000)}); err != nil {
 		t.Error(err)
 	}
 }

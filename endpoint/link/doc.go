@@ -5,8 +5,9 @@
 // # Lanes
 //
 // A lane is one session of the native protocol on one stream of a Path. A Link has three groups of them: for small requests, for gets and for puts, so that
-// a short request never waits behind bulk, nor a request behind an upload. A get asks for the first 14 or 256 KiB on a small lane (see Link.firstPiece): if that
-// is all it took one round trip. The rest is asked for in segments over all lanes for gets, several in flight on each, and given to the reader in order. A put of up to 256 KiB is one
+// a short request never waits behind bulk, nor a request behind an upload. A get asks for the first 14 KiB on a small lane, and in the same round trip for as
+// much more on the lanes for gets as the object is likely to have, by those before it (at most 1 MiB); what is beyond the end comes back as a refusal of a few
+// bytes. The rest is asked for in segments over all lanes for gets, several in flight on each, and given to the reader in order. A put of up to 256 KiB is one
 // request, too; a longer one is sent in segments over the lanes for puts. Transfers take turns: see transfer.
 //
 // How much a lane has in flight follows from its rate and the round trip (see lane.flight), how long a segment is from the rate (lane.segment), how far a
@@ -30,7 +31,7 @@
 // # Uploads
 //
 // Segments come in any order. The server gives them to its store in order, holds those that came too early (at most 64 MiB ahead, and of all uploads of one
-// peer at most ServerOptions.Memory), and acknowledges each when it has it. The one that completes the object is acknowledged when the store has committed: so
+// peer at most ServerOptions.Memory, of all at most TotalMemory), and acknowledges each when it has it. The one that completes the object is acknowledged when the store has committed: so
 // an object is stored once all its segments are acknowledged by one server. Segments may be sent again: what is there already is received and dropped, and the
 // segments of an upload that has ended are answered with its outcome, which is remembered for ServerOptions.Idle. An upload belongs to a peer and outlives
 // Paths; one that pauses for ServerOptions.Idle is dropped, with what the store had reserved.

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/proxyplane/proxyplane/endpoint/path"
@@ -70,7 +71,7 @@ func TestCutStreams(t *testing.T) {
 // TestCutPath cuts the whole Path when so many bytes of an object have come or gone.
 func TestCutPath(t *testing.T) {
 	leaks(t)
-	const size = 12 << 20
+	const size = 12 << 20 // more than firstWindow, or all may be here before the cut
 	data := payload(size, 2)
 	for at := range 12 {
 		p := newPair(t, pairOptions{})
@@ -289,22 +290,23 @@ func TestImpatient(t *testing.T) {
 
 // TestBarren is about Paths on which no session can be opened.
 func TestBarren(t *testing.T) {
-	leaks(t)
-	p := newPair(t, pairOptions{dial: func(int) (net.Conn, net.Conn, error) {
-		a, b := net.Pipe()
-		b.Close()
-		return a, b, nil
-	}})
-	ctx := testContext(t)
-	if err := p.link.Evict(ctx, "k"); !errors.Is(err, transport.ErrUnavailable) {
-		t.Fatal(err)
-	}
-	if err := p.link.Put(ctx, "k", -1, bytes.NewReader(payload(5<<20, 1))); !errors.Is(err, transport.ErrUnavailable) {
-		t.Fatal(err)
-	}
-	if p.asked < maxBarren || p.asked > 3*maxBarren {
-		t.Fatal(p.asked)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, pairOptions{dial: func(int) (net.Conn, net.Conn, error) {
+			a, b := net.Pipe()
+			b.Close()
+			return a, b, nil
+		}})
+		ctx := testContext(t)
+		if err := p.link.Evict(ctx, "k"); !errors.Is(err, transport.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		if err := p.link.Put(ctx, "k", -1, bytes.NewReader(payload(5<<20, 1))); !errors.Is(err, transport.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		if p.asked < maxBarren || p.asked > 3*maxBarren {
+			t.Fatal(p.asked)
+		}
+	})
 }
 
 // TestSilence is about a Path that no longer answers, without an end.

@@ -21,6 +21,7 @@ type reader struct {
 	info   objects.Info
 	end    int64
 	closed bool
+	known  chan struct{} // closed once the first answer has said what info and end are; until then end is a guess
 
 	cur *segment // the one that is read; the caller's own
 
@@ -39,57 +40,104 @@ type segment struct {
 }
 
 func (l *Link) get(ctx context.Context, key string, off, n int64) (Reader, error) {
+	likely := n
+	if n < 0 {
+		likely = l.likely.Load()
+	}
+	r := &reader{key: key, user: ctx, base: off, end: off + min(likely, maxGuess), known: make(chan struct{})}
+	r.transfer = l.newTransfer(get, r)
+	want := int64(shortPiece)
+	if n >= 0 {
+		want = min(want, n)
+	}
+	r.issued = off + want
+	r.segs = []*segment{{off: off, n: want}}
+	guessed := r.guess()
 	id := objectID(key)
 	var first *native.Reader
-	var want int64
 	err := l.do(ctx, false, func(c *native.Client) (err error) {
-		want = l.firstPiece()
-		if n >= 0 {
-			want = min(want, n)
-		}
 		first, err = c.OpenRange(ctx, id, off, want)
 		return err
 	})
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer close(r.known)
 	if err != nil {
+		r.abandon(guessed)
 		return nil, err
 	}
-	info := first.Info()
-	l.lastSize.Store(info.Size)
-	end := info.Size
-	if n >= 0 && n < end-off {
-		end = off + n
+	r.info, r.end = first.Info(), first.Info().Size
+	if n >= 0 && n < r.end-off {
+		r.end = off + n
 	}
-	r := &reader{key: key, user: ctx, info: info, end: end, issued: min(off+want, end), base: off}
-	r.transfer = l.newTransfer(get, r)
-	r.segs = []*segment{{off: off, n: r.issued - off, r: first}}
-	if r.issued == end {
-		r.ended = true // nothing to be asked for, unless the first part breaks
+	l.likely.Store(max(min(r.end-off, maxGuess), l.likely.Load()/2))
+	r.segs[0].r = first
+	if r.end <= off+want { // nothing else to be asked for, unless the first part breaks
+		r.segs[0].n = r.end - off
+		r.issued = r.end
+		r.abandon(guessed)
 		return r, nil
 	}
-	if info.ModTime.IsZero() {
+	if r.info.ModTime.IsZero() {
+		r.abandon(guessed)
 		first.Close()
+		l.mu.Unlock()
+		defer l.mu.Lock()
 		return l.single(ctx, id, off, n)
 	}
+	if r.err != nil { // the Path broke under the guess, but not under this
+		r.abandon(guessed)
+		guessed, r.issued = false, off+want
+	}
+	r.cut()
 	r.stop = context.AfterFunc(ctx, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		r.fail(ctx.Err())
 	})
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r.start()
+	if !guessed {
+		r.start()
+	}
 	r.want()
 	l.dispatch(get)
 	return r, nil
 }
 
-// firstPiece is how much a get asks for before it knows how long the object is. That is known only when the piece has come whole, so that it should be short
-// unless it is likely to be all: objects of one application are often of one size.
-func (l *Link) firstPiece() int64 {
-	if last := l.lastSize.Load(); last <= shortPiece || last > firstSegment {
-		return shortPiece
+// guess begins to ask for what follows the first piece if there is likely to be more, so that an object whose length is not known yet takes no round trip more.
+// What was asked for beyond the end comes back as a short refusal.
+func (r *reader) guess() bool {
+	l := r.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r.issued >= r.end || l.wire == nil || l.wire.roomy(get) == nil {
+		return false
 	}
-	return min(firstSegment, int64(l.o.Segment))
+	r.start()
+	r.want()
+	l.dispatch(get)
+	return true
+}
+
+// abandon gives up what was guessed. Under mu.
+func (r *reader) abandon(guessed bool) {
+	if guessed {
+		r.transfer.end()
+		r.segs = r.segs[:1]
+		r.err = nil
+	}
+	r.ended = true
+}
+
+// cut drops what was asked for beyond the end. Under mu.
+func (r *reader) cut() {
+	for i, s := range r.segs {
+		if s.off >= r.end {
+			r.segs = r.segs[:i]
+			break
+		}
+		s.n = min(s.n, r.end-s.off)
+	}
+	r.issued = min(r.issued, r.end)
 }
 
 // single reads all in one stream, that cannot be resumed: the peer cannot tell one version of the object from another.
@@ -130,22 +178,33 @@ func (r *reader) issue(ln *lane) func(*request) {
 	default:
 		return nil
 	}
-	off, n := s.off, s.n
-	ln.takes(n)
-	return func(q *request) { r.fetch(q, s, off, n) }
+	ln.takes(s.n)
+	ctx, off, n := r.ctx, s.off, s.n
+	return func(q *request) { r.fetch(ctx, q, s, off, n) }
 }
 
 // fetch asks for a segment.
-func (r *reader) fetch(q *request, s *segment, off, n int64) {
+func (r *reader) fetch(ctx context.Context, q *request, s *segment, off, n int64) {
 	l := r.l
 	if s.attempts > 0 {
 		l.retries.Add(1)
 	}
-	in, err := q.c.OpenRange(r.ctx, objectID(r.key), off, n)
+	in, err := q.c.OpenRange(ctx, objectID(r.key), off, n)
+	came := int64(0)
+	if err == nil {
+		came = min(n, in.Info().Size-off)
+	}
 	l.mu.Lock()
-	what := q.landed(n, err)
+	what := q.landed(n, came, err)
+	l.dispatch(get)
+	l.mu.Unlock()
+	select { // what an answer means depends on the first
+	case <-r.known:
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
 	switch {
-	case r.ended:
+	case ctx.Err() != nil || off >= r.end:
 	case err == nil && in.Info() != r.info:
 		r.fail(fmt.Errorf("%w: %.100q was replaced while it was read, at byte %d; get it again", transport.ErrCorrupt, r.key, off))
 	case err == nil:
@@ -156,8 +215,8 @@ func (r *reader) fetch(q *request, s *segment, off, n int64) {
 		}
 	default:
 		r.lost(s, what, err)
+		l.dispatch(get)
 	}
-	l.dispatch(get)
 	l.mu.Unlock()
 	if in != nil {
 		in.Close()

@@ -99,7 +99,7 @@ type Link struct {
 
 	in, out                  meter
 	requests, retries, paths atomic.Int64
-	lastSize                 atomic.Int64 // of the object that was asked for last
+	likely                   atomic.Int64 // how long the next object may well be: as long as the last, or half of one before
 
 	mu        sync.Mutex
 	closed    bool
@@ -129,6 +129,7 @@ type dialing struct {
 func New(src Source, o Options) *Link {
 	l := &Link{src: src, o: o.withDefaults(), start: time.Now(), wires: map[*wire]struct{}{}, changed: make(chan struct{}),
 		transfers: map[*transfer]struct{}{}}
+	l.likely.Store(firstSegment)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }

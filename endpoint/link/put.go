@@ -248,7 +248,7 @@ func (w *writer) send(q *request, p *part, id segmentID) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	what := q.landed(n, err)
+	what := q.landed(n, n, err)
 	p.flying = false
 	instance := q.c.Welcome().Instance
 	switch {

@@ -12,8 +12,10 @@ const (
 	minSegment = 64 << 10
 	// firstSegment is the length of pieces as long as nothing is known of the path, and the longest object that one request moves.
 	firstSegment = 256 << 10
-	// shortPiece is what a get asks for first where the object may be long: it leaves in the first round trip of a TCP connection.
+	// shortPiece is what a get asks for first, on a lane for small requests: it leaves in the first round trip of a TCP connection, and holds up no other.
 	shortPiece = 14 << 10
+	// maxGuess is how much of an object is asked for before its length is known.
+	maxGuess = 1 << 20
 	// segmentTime is how long a lane should have to do for one piece.
 	segmentTime = 40 * time.Millisecond
 	// The bounds of what one lane has in flight.
@@ -175,14 +177,14 @@ func (l *Link) dispatch(dir int) {
 // takes counts n bytes that go over the lane as one request. Under mu; issue calls it.
 func (ln *lane) takes(n int64) { ln.flow.out += n }
 
-// landed counts the end of a request of n bytes. Under mu.
-func (r *request) landed(n int64, err error) verdict {
+// landed counts the end of a request of n bytes, of which some came. Under mu.
+func (r *request) landed(n, came int64, err error) verdict {
 	what := judge(err)
 	ln := r.ln
 	if ln.c == r.c { // else its flow is another's already
 		ln.flow.out -= n
 		if err == nil {
-			ln.flow.landed(n, r)
+			ln.flow.landed(came, r)
 		}
 	}
 	ln.done(r.c, false, what == again)

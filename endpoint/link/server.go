@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,8 +29,11 @@ type ServerOptions struct {
 	MaxStreams int
 	// MaxUploads is how many objects of one peer may be on their way at a time, those of one segment aside. Default 2048.
 	MaxUploads int
-	// Memory is how many bytes of segments of one peer may be held: those that are coming and those that wait for earlier ones. Default 256 MiB.
+	// Memory is how many bytes of segments of one peer may be held: those that are coming and those that wait for earlier ones, and 1 KiB for each of
+	// them. Default 256 MiB.
 	Memory int64
+	// TotalMemory is that of all peers together. Default 1 GiB.
+	TotalMemory int64
 	// Idle is how long an upload may pause, and for how long it is remembered once it has ended, so that who has lost the answer may ask again.
 	// Default 5 min.
 	Idle time.Duration
@@ -50,11 +54,13 @@ func (o ServerOptions) withDefaults() ServerOptions {
 	def(&o.MaxStreams, 128)
 	def(&o.MaxUploads, 2048)
 	def(&o.Memory, DefaultMemory)
+	def(&o.TotalMemory, 1<<30)
 	def(&o.MaxEnded, 8192)
 	if o.Idle <= 0 {
 		o.Idle = 5 * time.Minute
 	}
-	o.Memory = max(o.Memory, 4*MaxSegment)
+	o.Memory = max(o.Memory, 5*MaxSegment)
+	o.TotalMemory = max(o.TotalMemory, o.Memory)
 	if o.Pool == nil {
 		o.Pool = transport.DefaultPool
 	}
@@ -72,6 +78,7 @@ type Server struct {
 	instance string
 	recent   *recent
 	in, out  meter
+	held     atomic.Int64 // ServerOptions.TotalMemory bounds it
 
 	mu     sync.Mutex
 	peers  map[uuid.UUID]*servedPeer
@@ -165,7 +172,7 @@ func (s *Server) peer(id uuid.UUID) (*servedPeer, error) {
 	}
 	sp := s.peers[id]
 	if sp == nil {
-		sp = &servedPeer{s: s, id: id, up: newUploads(s.store, &s.o)}
+		sp = &servedPeer{s: s, id: id, up: newUploads(s.store, &s.o, &s.held)}
 		sp.native = native.NewServer(&view{s.store, sp.up, s.recent}, native.ServerOptions{Hash: s.o.Hash, Compress: s.o.Compress, Chunk: s.o.Segment,
 			Instance: s.instance, Logger: s.o.Logger})
 		s.peers[id] = sp
@@ -252,10 +259,9 @@ func (s *Server) Stats() ServerStats {
 	st.BytesOut, st.RateOut = s.out.read(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Peers = len(s.peers)
+	st.Peers, st.Held = len(s.peers), s.held.Load()
 	for _, sp := range s.peers {
 		st.Streams += sp.streams
-		st.Held += sp.up.bytes.Load()
 		sp.up.mu.Lock()
 		st.Uploads += len(sp.up.open)
 		sp.up.mu.Unlock()

@@ -29,7 +29,8 @@ type outcome struct {
 type uploads struct {
 	store objects.Store
 	o     *ServerOptions
-	bytes atomic.Int64 // memory of segments that are coming or wait for earlier ones
+	bytes atomic.Int64  // memory of segments that are coming or wait for earlier ones
+	total *atomic.Int64 // that of all peers
 
 	mu     sync.Mutex
 	open   map[uuid.UUID]*upload
@@ -38,8 +39,8 @@ type uploads struct {
 	closed bool
 }
 
-func newUploads(store objects.Store, o *ServerOptions) *uploads {
-	return &uploads{store: store, o: o, open: map[uuid.UUID]*upload{}, ended: map[uuid.UUID]outcome{}}
+func newUploads(store objects.Store, o *ServerOptions, total *atomic.Int64) *uploads {
+	return &uploads{store: store, o: o, total: total, open: map[uuid.UUID]*upload{}, ended: map[uuid.UUID]outcome{}}
 }
 
 // upload is an object that comes in segments.
@@ -86,6 +87,32 @@ func badSegment(format string, args ...any) error {
 	return &native.RemoteError{Status: native.StatusInvalidRange, Text: "a segment that " + fmt.Sprintf(format, args...)}
 }
 
+// overhead is what a segment costs beside its bytes: many short ones must not take more memory than few long ones.
+const overhead = 1 << 10
+
+// reserve counts the memory of a segment of n bytes; the error says that there is none. Segments that wait for others leave room for what they wait for.
+func (us *uploads) reserve(n int64, waits bool) error {
+	mine, all := us.o.Memory, us.o.TotalMemory
+	if waits {
+		mine, all = mine-mine/4, all-all/4
+	}
+	n += overhead
+	if us.bytes.Add(n) <= mine {
+		if us.total.Add(n) <= all {
+			return nil
+		}
+		us.total.Add(-n)
+	}
+	us.bytes.Add(-n)
+	return &native.RemoteError{Status: native.StatusBusy, Text: "segments take all memory there is for them; try again"}
+}
+
+// free ends what reserve began.
+func (us *uploads) free(n int64) {
+	us.bytes.Add(-n - overhead)
+	us.total.Add(-n - overhead)
+}
+
 // begin decides on a segment of n bytes before it comes.
 func (us *uploads) begin(id string, n int64) (objects.Incoming, error) {
 	s, err := parseSegment(id)
@@ -108,7 +135,7 @@ func (us *uploads) begin(id string, n int64) (objects.Incoming, error) {
 	}
 	if out, ok := us.ended[s.upload]; ok {
 		us.mu.Unlock()
-		return discard(n, out.err)
+		return us.discard(n, out.err)
 	}
 	u := us.open[s.upload]
 	if u != nil {
@@ -123,15 +150,19 @@ func (us *uploads) begin(id string, n int64) (objects.Incoming, error) {
 	}
 	if s.off == 0 && n == s.size {
 		us.mu.Unlock()
-		in, err := us.store.Create(s.key, n, objects.PutOptions{})
-		if err != nil {
+		if err := us.reserve(n, false); err != nil {
 			return nil, err
 		}
-		return &wholeObject{Incoming: in, us: us, id: s.upload}, nil
+		in, err := us.store.Create(s.key, n, objects.PutOptions{})
+		if err != nil {
+			us.free(n)
+			return nil, err
+		}
+		return &wholeObject{in: in, us: us, id: s.upload, n: n}, nil
 	}
 	if len(us.open) >= us.o.MaxUploads {
 		us.mu.Unlock()
-		return nil, busy("%d uploads are under way; end some first", us.o.MaxUploads)
+		return nil, &native.RemoteError{Status: native.StatusBusy, Text: fmt.Sprintf("%d uploads are under way; end some first", us.o.MaxUploads)}
 	}
 	u = &upload{us: us, id: s.upload, key: s.key, size: -1, held: map[int64]*transport.Buffer{}}
 	u.mu.Lock()
@@ -148,17 +179,13 @@ func (us *uploads) begin(id string, n int64) (objects.Incoming, error) {
 	return u.begin(s, n)
 }
 
-func busy(format string, args ...any) error {
-	return &native.RemoteError{Status: native.StatusBusy, Text: fmt.Sprintf(format, args...)}
-}
-
 // begin is under mu.
 func (u *upload) begin(s segmentID, n int64) (objects.Incoming, error) {
 	us := u.us
 	u.touched = true
 	switch {
 	case u.over:
-		return discard(n, u.result.err)
+		return us.discard(n, u.result.err)
 	case s.key != u.key:
 		return nil, badSegment("belongs to another key than those before it")
 	case s.size >= 0 && u.size >= 0 && s.size != u.size:
@@ -166,7 +193,7 @@ func (u *upload) begin(s segmentID, n int64) (objects.Incoming, error) {
 	case s.off < u.next && s.off+n > u.next || u.size >= 0 && s.off+n > u.size:
 		return nil, badSegment("does not fit to those before it: from %d to %d, have %d of %d", s.off, s.off+n, u.next, u.size)
 	case s.off < u.next: // its acknowledgement was lost
-		return discard(n, nil)
+		return us.discard(n, nil)
 	case s.off-u.next > uploadWindow-n:
 		return nil, badSegment("is too far ahead: from %d to %d, have %d", s.off, s.off+n, u.next)
 	}
@@ -174,15 +201,10 @@ func (u *upload) begin(s segmentID, n int64) (objects.Incoming, error) {
 		if int64(have.Len()) != n {
 			return nil, badSegment("has %d bytes; it had %d before", n, have.Len())
 		}
-		return discard(n, nil)
+		return us.discard(n, nil)
 	}
-	limit := us.o.Memory
-	if s.off != u.next { // what waits must leave room for what it waits for
-		limit -= limit / 4
-	}
-	if us.bytes.Add(n) > limit {
-		us.bytes.Add(-n)
-		return nil, busy("segments that wait for earlier ones take %d bytes; try again", limit)
+	if err := us.reserve(n, s.off != u.next); err != nil {
+		return nil, err
 	}
 	u.coming++
 	return &segmentIn{u: u, s: s, buf: us.o.Pool.Get(int(n))}, nil
@@ -230,7 +252,7 @@ func (in *segmentIn) Abort() {
 
 // drop releases a segment's memory.
 func (us *uploads) drop(b *transport.Buffer) {
-	us.bytes.Add(-int64(b.Len()))
+	us.free(int64(b.Len()))
 	b.Release()
 }
 
@@ -387,53 +409,86 @@ func (us *uploads) close() {
 
 // wholeObject is an upload of one segment, which goes straight to the store.
 type wholeObject struct {
-	objects.Incoming
-	us *uploads
-	id uuid.UUID
+	in    objects.Incoming
+	us    *uploads
+	id    uuid.UUID
+	n     int64
+	ended bool
 }
 
-func (in *wholeObject) Commit() error {
-	us := in.us
+func (w *wholeObject) Next(n int) ([]byte, error) { return w.in.Next(n) }
+
+func (w *wholeObject) Commit() error {
+	us := w.us
 	us.mu.Lock()
-	out, again := us.ended[in.id]
+	out, again := us.ended[w.id]
 	us.mu.Unlock()
 	if again {
-		in.Abort()
+		w.Abort()
 		return out.err
 	}
-	if err := in.Incoming.Commit(); err != nil {
+	w.end()
+	if err := w.in.Commit(); err != nil {
 		return err
 	}
 	us.mu.Lock()
 	defer us.mu.Unlock()
-	us.remember(in.id, nil)
+	us.remember(w.id, nil)
 	return nil
 }
 
+func (w *wholeObject) Abort() {
+	w.end()
+	w.in.Abort()
+}
+
+func (w *wholeObject) end() {
+	if !w.ended {
+		w.ended = true
+		w.us.free(w.n)
+	}
+}
+
 // discard receives what is here already.
-func discard(n int64, err error) (objects.Incoming, error) {
+func (us *uploads) discard(n int64, err error) (objects.Incoming, error) {
+	if err == nil {
+		err = us.reserve(min(n, discardAtOnce), false)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &discarded{left: n}, nil
+	return &discarded{us: us, n: n, left: n}, nil
 }
+
+const discardAtOnce = 64 << 10
 
 type discarded struct {
-	left int64
-	mem  []byte
+	us      *uploads
+	n, left int64
+	mem     []byte
+	ended   bool
 }
 
-func (in *discarded) Next(n int) ([]byte, error) {
-	if in.left == 0 {
+func (d *discarded) Next(n int) ([]byte, error) {
+	if d.left == 0 {
 		return nil, fmt.Errorf("%w: more bytes than were announced", transport.ErrTooLarge)
 	}
-	if in.mem == nil {
-		in.mem = make([]byte, min(in.left, 64<<10))
+	if d.mem == nil {
+		d.mem = make([]byte, min(d.left, discardAtOnce))
 	}
-	k := min(int64(max(n, 1)), in.left, int64(len(in.mem)))
-	in.left -= k
-	return in.mem[:k], nil
+	k := min(int64(max(n, 1)), d.left, int64(len(d.mem)))
+	d.left -= k
+	return d.mem[:k], nil
 }
 
-func (in *discarded) Commit() error { return nil }
-func (in *discarded) Abort()        {}
+func (d *discarded) Commit() error {
+	d.Abort()
+	return nil
+}
+
+func (d *discarded) Abort() {
+	if !d.ended {
+		d.ended = true
+		d.us.free(min(d.n, discardAtOnce))
+	}
+}

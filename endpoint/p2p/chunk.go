@@ -120,6 +120,7 @@ type assembler struct {
 	max     int64 // bytes of one message
 	budget  int64 // bytes of capacity of all messages together
 	used    int64
+	kept    int64 // bytes beside used that messages under way hold; at most budget too
 	streams map[uint32]*message
 }
 
@@ -145,7 +146,7 @@ func (a *assembler) add(h header, data []byte) (*transport.Buffer, *dropped, err
 		m = &message{count: h.count}
 		a.streams[h.stream] = m
 	}
-	last := h.index == h.count-1
+	last, kept := h.index == h.count-1, m.kept()
 	switch {
 	case m.count != h.count:
 		return nil, nil, corrupt("chunks of one message say that it has %d and %d of them", m.count, h.count)
@@ -169,10 +170,15 @@ func (a *assembler) add(h header, data []byte) (*transport.Buffer, *dropped, err
 	if err := a.place(m, h.index, last, data); err != nil {
 		return nil, nil, err
 	}
+	a.kept += m.kept() - kept
 	if m.got < m.count {
+		if a.kept > a.budget {
+			return nil, nil, corrupt("more than %d bytes are left of messages that are under way and too large", a.budget)
+		}
 		return nil, nil, nil
 	}
 	delete(a.streams, h.stream)
+	a.kept -= m.kept()
 	if m.dropped != nil {
 		return nil, &dropped{m.bytes, m.head, append(m.tails[0], m.tails[1]...), m.dropped}, nil
 	}
@@ -183,6 +189,11 @@ func (a *assembler) add(h header, data []byte) (*transport.Buffer, *dropped, err
 	whole := m.buf.Slice(0, int(m.end))
 	m.buf.Release()
 	return whole, nil, nil
+}
+
+// kept is the memory that the message takes beside its buffer and an early chunk.
+func (m *message) kept() int64 {
+	return int64(8*cap(m.seen) + len(m.head) + len(m.tails[0]) + len(m.tails[1]))
 }
 
 // mark notes that the chunk came, and reports whether it had not before. The last chunk, which may come long before the others, needs no bit.

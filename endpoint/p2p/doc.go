@@ -29,7 +29,8 @@
 //
 // A message is held whole, as the protocol has no ranges. Memory for it grows as its chunks come, never by what a header claims, up to Options.MaxObject and
 // a little for the rest of the message; all messages under way together are bounded by Options.Budget. What exceeds a limit is received but not kept:
-// a set is then answered with ObjectSizeExceededError, which Python's endpoint raises itself, a get fails with transport.ErrTooLarge.
+// a set is then answered with ObjectSizeExceededError, which Python's endpoint raises itself, a get fails with transport.ErrTooLarge. Requests that are
+// being served are bounded by Options.Budget too: beyond it nothing is read, which slows the peer down to what the store takes.
 //
 // No object is copied but out of its chunks into its place. What a peer sets is stored as a view into its message.
 package p2p

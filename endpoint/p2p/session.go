@@ -32,7 +32,8 @@ type Channel interface {
 // Options of a Session. The zero value is useful.
 type Options struct {
 	MaxObject int64 // bytes of an object, either way; default 100,000,000 as ProxyStore's max_object_size
-	// Budget is the memory that messages which are not whole yet may take, in bytes; default what four of the longest take, and at least 256 MiB.
+	// Budget is the memory that messages which are not whole yet may take, in bytes, and those that are being served once more; default what four of the
+	// longest take, and at least 256 MiB.
 	Budget int64
 	Pool   *transport.Pool // memory of what is received; default transport.DefaultPool
 	Logger *slog.Logger    // default: none
@@ -57,6 +58,8 @@ type Session struct {
 	in struct { // what readers share
 		sync.Mutex
 		*assembler
+		served int64     // bytes of requests that are being served
+		fewer  sync.Cond // of served, or the end
 	}
 
 	mu      sync.Mutex
@@ -90,6 +93,7 @@ func New(channels []Channel, store objects.Store, o Options) *Session {
 		channels: channels, turns: make([]sync.Mutex, len(channels)), store: store, o: o,
 		serving: make(chan struct{}, maxServing), pending: map[string]chan *request{}, done: make(chan struct{}),
 	}
+	s.in.fewer.L = &s.in.Mutex
 	s.in.assembler = newAssembler(o.Pool, o.MaxObject+overhead, o.Budget)
 	if len(channels) == 0 {
 		s.end(fmt.Errorf("%w: a connection to a peer without channels", transport.ErrUnavailable))
@@ -141,6 +145,7 @@ func (s *Session) end(err error) {
 	s.in.Lock()
 	s.in.close()
 	s.in.Unlock()
+	s.in.fewer.Broadcast()
 }
 
 // read takes in what comes on one channel until it ends.
@@ -175,6 +180,9 @@ func (s *Session) take(chunk []byte) error {
 		return err
 	}
 	s.in.Lock()
+	for s.in.streams != nil && s.in.served > s.o.Budget { // the store is slower than the peer, whose channels hold it up now
+		s.in.fewer.Wait()
+	}
 	if s.in.streams == nil {
 		s.in.Unlock()
 		return nil // ended
@@ -211,8 +219,20 @@ func (s *Session) take(chunk []byte) error {
 		msg.Release()
 		return corrupt("more than %d requests are under way", maxServing)
 	}
-	s.wg.Add(1) // Close waits only after the readers, of which this is one
-	go s.serve(r, msg)
+	var size int64
+	if msg != nil {
+		size = int64(msg.Len())
+	}
+	s.in.Lock()
+	s.in.served += size
+	s.in.Unlock()
+	s.wg.Go(func() { // Close waits only after the readers, of which this is one
+		s.serve(r, msg)
+		s.in.Lock()
+		s.in.served -= size
+		s.in.Unlock()
+		s.in.fewer.Broadcast()
+	})
 	return nil
 }
 
@@ -231,7 +251,6 @@ func (s *Session) answered(r *request) {
 
 // serve answers one request. It takes r and msg, which may be nil.
 func (s *Session) serve(r *request, msg *transport.Buffer) {
-	defer s.wg.Done()
 	defer func() { <-s.serving }()
 	s.stats.served.Add(1)
 	answer := &request{kind: kindResponse, op: r.op, id: r.id, key: r.key, tag06: r.tag06, err: r.err}
@@ -333,10 +352,8 @@ func (s *Session) send(ctx context.Context, msg transport.Slices) error {
 		err := s.channels[c].WriteSlices(parts...)
 		s.turns[c].Unlock()
 		if err != nil {
-			if ended := s.Err(); ended != nil {
-				return ended
-			}
-			return fmt.Errorf("%w: sending to the peer: %w", transport.ErrUnavailable, err)
+			s.end(fmt.Errorf("%w: sending to the peer: %w", transport.ErrUnavailable, err)) // it has half a message, and may wait for the rest for ever
+			return s.Err()
 		}
 		n := 0
 		for _, p := range parts {

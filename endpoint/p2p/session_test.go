@@ -216,12 +216,80 @@ func TestBudget(t *testing.T) {
 	if err := a.Set(t.Context(), "k", transport.Slices{make([]byte, 4<<20)}); err == nil || !strings.Contains(err.Error(), "under way") {
 		t.Fatal(err)
 	}
-	if b.in.used != 0 {
-		t.Fatal(b.in.used)
+	if b.in.used != 0 || b.in.kept != 0 {
+		t.Fatal(b.in.used, b.in.kept)
 	}
 	if err := a.Set(t.Context(), "k", transport.Slices{make([]byte, 1<<20)}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestSlowStore: a peer that sends objects faster than they are stored is held up, and all of them arrive in the end.
+func TestSlowStore(t *testing.T) {
+	const budget, size, n = 1 << 20, 256 << 10, 64
+	pool := transport.NewPool(0)
+	noLeaks(t, pool)
+	ca, cb := wires(1, false)
+	a := New(ca, table(t), Options{})
+	defer a.Close()
+	gate := make(chan struct{})
+	b := New(cb, &gatedStore{table(t), gate}, Options{Pool: pool, Budget: budget, MaxObject: size})
+	defer b.Close()
+	sent := make(chan error, 1)
+	go func() { // one after the other, without waiting for answers
+		for i := range n {
+			msg, err := (&request{kind: kindRequest, op: opSet, id: fmt.Sprint(i), key: fmt.Sprint(i)}).encode(make([]byte, size), true)
+			if err == nil {
+				err = a.send(t.Context(), msg)
+			}
+			if err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	for b.Stats().Served < 4 { // of requests: fewer would fit
+		time.Sleep(time.Millisecond)
+	}
+	for last := int64(-1); last != b.Stats().BytesIn; time.Sleep(20 * time.Millisecond) { // until it reads no more
+		last = b.Stats().BytesIn
+	}
+	if in := b.Stats().BytesIn; in > budget+3*size {
+		t.Errorf("%d bytes were read while nothing could be stored", in)
+	}
+	close(gate)
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		if err := b.store.Wait(t.Context(), fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Close() // nothing is being served any more
+	b.in.Lock()
+	defer b.in.Unlock()
+	if b.in.used != 0 || b.in.kept != 0 || b.in.served != 0 {
+		t.Fatal(b.in.used, b.in.kept, b.in.served)
+	}
+}
+
+// TestKept: what is left of messages that are not kept is bounded too, however many a peer begins.
+func TestKept(t *testing.T) {
+	const budget = 1 << 20
+	a := newAssembler(transport.NewPool(0), 64<<10, budget)
+	defer a.close()
+	for stream := range uint32(maxStreams) {
+		_, _, err := a.add(header{typeBytes, headerSize + chunkSize, stream, 0, 100}, make([]byte, chunkSize))
+		if err != nil {
+			if !errors.Is(err, transport.ErrCorrupt) || a.kept > budget+2*chunkSize {
+				t.Fatal(err, a.kept)
+			}
+			return
+		}
+	}
+	t.Fatalf("%d messages were begun, of which %d bytes are kept", maxStreams, a.kept)
 }
 
 // TestEnds: whichever end closes, callers hear of it, and later calls too.
@@ -256,9 +324,31 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// failing is a Channel that can be read, but not written.
+type failing struct{ Channel }
+
+func (failing) WriteSlices(...[]byte) error { return transport.ErrTooLarge }
+
+// A write that fails leaves half a message at the peer: the Session ends, so that nobody waits for the rest or the answer.
+func TestFailedWrite(t *testing.T) {
+	a, b := wires(1, false)
+	s := New([]Channel{failing{a[0]}}, table(t), Options{})
+	defer s.Close()
+	defer b[0].Close()
+	if err := s.Evict(t.Context(), "k"); !errors.Is(err, transport.ErrUnavailable) || !errors.Is(err, transport.ErrTooLarge) {
+		t.Fatal(err)
+	}
+	<-s.Done()
+}
+
 type gatedStore struct {
 	objects.Store
 	gate <-chan struct{}
+}
+
+func (g *gatedStore) Put(id string, b *transport.Buffer, o objects.PutOptions) error {
+	<-g.gate
+	return g.Store.Put(id, b, o)
 }
 
 func (g *gatedStore) Get(id string) (*transport.Buffer, error) {

@@ -21,12 +21,7 @@ func BenchmarkPath(b *testing.B) {
 		pair func(b *testing.B) (client, server net.Conn)
 	}{
 		{"tcp", func(b *testing.B) (client, server net.Conn) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			must(b, err)
-			defer l.Close()
-			client, err = net.Dial("tcp", l.Addr().String())
-			must(b, err)
-			server, err = l.Accept()
+			client, server, err := loopback()
 			must(b, err)
 			b.Cleanup(func() { client.Close(); server.Close() })
 			return client, server

@@ -191,7 +191,7 @@ func quicSockets(t testing.TB, a, b *quic.Socket, to net.Addr, d Details) (diale
 	return dialed, accepted
 }
 
-// fakeChannels are data channels over net.Pipe.
+// fakeChannels are data channels over TCP: without any buffer, as net.Pipe is, a native session may wait for its StallTimeout after a call was cancelled.
 type fakeChannels struct {
 	incoming chan *fakeChannel
 	peer     *fakeChannels
@@ -212,7 +212,10 @@ func (c *fakeChannels) Open(ctx context.Context, label string, ordered bool) (*f
 	if !ordered {
 		return nil, errors.New("unordered bytes")
 	}
-	a, b := net.Pipe()
+	a, b, err := loopback()
+	if err != nil {
+		return nil, err
+	}
 	context.AfterFunc(c.ctx(), func() { a.Close(); b.Close() })
 	select {
 	case c.peer.incoming <- &fakeChannel{label, b}:
@@ -268,4 +271,21 @@ func fakePair(t testing.TB) (dialed, accepted Path, a, b *fakeChannels) {
 	pa, pb := newChannelPath[*fakeChannel](a, Details{Relayed: true, Remote: "192.0.2.1:1"}), newChannelPath[*fakeChannel](b, Details{})
 	t.Cleanup(func() { pa.Close(); pb.Close() })
 	return pa, pb, a, b
+}
+
+// loopback returns both ends of a TCP connection.
+func loopback() (client, server net.Conn, err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Close()
+	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		return nil, nil, err
+	}
+	if server, err = l.Accept(); err != nil {
+		client.Close()
+		return nil, nil, err
+	}
+	return client, server, nil
 }

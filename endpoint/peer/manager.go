@@ -394,7 +394,7 @@ func (m *Manager) call(ctx context.Context, id uuid.UUID, ours func(*link.Link) 
 		if g.session.Err() == nil && ctx.Err() == nil {
 			g.owed.Add(-1) // else its response is still to come, and cannot
 		}
-		if err == nil || try > 0 || ctx.Err() != nil || !errors.Is(err, transport.ErrUnavailable) && !errors.Is(err, transport.ErrClosed) {
+		if err == nil || try > 0 || ctx.Err() != nil || g.session.Err() == nil || !errors.Is(err, transport.ErrUnavailable) && !errors.Is(err, transport.ErrClosed) {
 			return m.closing(err)
 		}
 		select {
@@ -446,14 +446,21 @@ func (m *Manager) Get(ctx context.Context, id uuid.UUID, key string, off, n int6
 func (m *Manager) Put(ctx context.Context, id uuid.UUID, key string, size int64, body io.Reader) error {
 	var whole *transport.Buffer
 	defer func() { whole.Release() }()
+	once := &onceReader{Reader: body}
 	return m.call(ctx, id, func(l *link.Link) error {
-		if whole != nil { // it was a Python endpoint a moment ago
+		switch {
+		case whole != nil: // it was a Python endpoint a moment ago
 			return l.Put(ctx, key, int64(whole.Len()), transport.Slices{whole.Bytes()}.Reader())
+		case once.read:
+			return errHalf
 		}
-		return l.Put(ctx, key, size, body)
+		return l.Put(ctx, key, size, once)
 	}, func(g *peering) (err error) {
 		if whole == nil {
-			if whole, err = m.collect(size, body); err != nil {
+			if once.read { // part of it went to an endpoint of ours, which has been replaced since
+				return errHalf
+			}
+			if whole, err = m.collect(size, once); err != nil {
 				return err
 			}
 		}

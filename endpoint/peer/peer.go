@@ -167,7 +167,7 @@ func (p *peer) ready(ctx context.Context) (*peering, error) {
 	defer func() { p.waiters-- }()
 	ended, began := p.ended, time.Now()
 	// An attempt has the same time. Where this call began it, its end says more than ours would.
-	deadline := time.NewTimer(p.m.o.Timeout + p.m.o.Timeout/8)
+	deadline := time.NewTimer(p.m.o.Timeout + max(p.m.o.Timeout/8, 2*time.Second))
 	defer deadline.Stop()
 	for {
 		switch {
@@ -253,6 +253,7 @@ func (p *peer) promote(g *peering) bool {
 			if best := g.best(); best != nil && p.link != nil {
 				p.link.Upgrade(best)
 			}
+			p.keepBytes(p.cur)
 			p.cur.stop(fmt.Errorf("peer: %w: replaced by a newer connection", transport.ErrUnavailable))
 		}
 		p.cur = g
@@ -280,6 +281,15 @@ func (p *peer) lost(g *peering) {
 	p.broadcast()
 }
 
+// keepBytes counts what went over g, which is about to be forgotten. p.mu is held.
+func (p *peer) keepBytes(g *peering) {
+	if g.session != nil {
+		st := g.session.Stats()
+		p.in.Add(st.BytesIn)
+		p.out.Add(st.BytesOut)
+	}
+}
+
 // over notes that g is at its end, and why.
 func (p *peer) over(g *peering, err error) {
 	p.mu.Lock()
@@ -289,11 +299,7 @@ func (p *peer) over(g *peering, err error) {
 	case p.cur:
 		p.cur = nil
 		p.up = now
-		if g.session != nil {
-			st := g.session.Stats()
-			p.in.Add(st.BytesIn)
-			p.out.Add(st.BytesOut)
-		}
+		p.keepBytes(g)
 		if g.owed.Load() > 0 {
 			p.retry = now.Add(yield)
 		}

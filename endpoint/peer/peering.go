@@ -32,7 +32,7 @@ const (
 	// improveEvery is how often a better path is looked for.
 	improveEvery = 30 * time.Second
 	// probeTime is how long a peer may take for a sign of life.
-	probeTime = 3 * time.Second
+	probeTime = 1500 * time.Millisecond
 	// grace is how long the peer's own attempts may still take when all of ours have failed.
 	grace = 3 * time.Second
 )
@@ -180,6 +180,7 @@ func (g *peering) run() {
 	if g.expected {
 		g.p.m.certs.remove(g.remote.fp, g)
 	}
+	g.before = nil // or a row of negotiations that replace each other would hold them all
 	close(g.done)
 }
 
@@ -260,7 +261,11 @@ func (g *peering) race(ctx context.Context) (err error) {
 			g.settle()
 		case <-failed:
 			failed = nil
-			t := time.NewTimer(grace)
+			wait := grace
+			if !g.offerer {
+				wait += lastResort // it is the peer that dials QUIC, and begins data channels later
+			}
+			t := time.NewTimer(wait)
 			defer t.Stop()
 			last = t.C
 		case <-last:

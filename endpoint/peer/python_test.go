@@ -207,12 +207,13 @@ func sha(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-var sizes = []int{1, 32 << 10, 100_000, largePython}
+// sizes are of the objects that go to and from Python's endpoint.
+func sizes(large int) []int { return []int{1, 32 << 10, 100_000, large} }
 
 // ours asks for everything of Python's endpoint.
-func askPython(t *testing.T, ctx context.Context, n *node, py *python) {
+func askPython(t *testing.T, ctx context.Context, n *node, py *python, large int) {
 	t.Helper()
-	for _, size := range sizes {
+	for _, size := range sizes(large) {
 		key := fmt.Sprint("py-", size)
 		want := py.do(request{Op: "set", Key: key, Size: size})
 		got := get(t, ctx, n, py.id, key, 0, -1)
@@ -253,9 +254,9 @@ func askPython(t *testing.T, ctx context.Context, n *node, py *python) {
 }
 
 // askOurs has Python's endpoint ask for everything of ours.
-func askOurs(t *testing.T, py *python, n *node) {
+func askOurs(t *testing.T, py *python, n *node, large int) {
 	t.Helper()
-	for _, size := range sizes {
+	for _, size := range sizes(large) {
 		key := fmt.Sprint("go-", size)
 		b := n.put(t, key, size)
 		if a := py.do(request{Op: "get", Key: key, Endpoint: n.id.String()}); a.SHA != sha(b) {
@@ -289,7 +290,8 @@ func TestPython(t *testing.T) {
 		name     string
 		offerer  bool
 		channels int
-	}{{"we offer", true, 3}, {"Python offers", false, 2}} {
+		large    int // size of the largest object
+	}{{"we offer", true, 3, largePython}, {"Python offers", false, 2, 1_000_000}} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -304,15 +306,15 @@ func TestPython(t *testing.T) {
 			})
 			py := startPython(t, r.addr, uuid.New(), tc.channels)
 			if tc.offerer {
-				askPython(t, ctx, n, py)
-				askOurs(t, py, n)
+				askPython(t, ctx, n, py, tc.large)
+				askOurs(t, py, n, tc.large)
 			} else {
-				askOurs(t, py, n)
-				askPython(t, ctx, n, py)
+				askOurs(t, py, n, tc.large)
+				askPython(t, ctx, n, py, tc.large)
 			}
 			step("asked both ways")
 			s := n.peer(py.id)
-			if s.Dialect != DialectProxyStore || s.State != StateConnected || s.Name != "python" || len(s.Paths) != 1 || s.Paths[0].Kind != "webrtc" || s.BytesIn < largePython || s.BytesOut < largePython {
+			if s.Dialect != DialectProxyStore || s.State != StateConnected || s.Name != "python" || len(s.Paths) != 1 || s.Paths[0].Kind != "webrtc" || s.BytesIn < int64(tc.large) || s.BytesOut < int64(tc.large) {
 				t.Errorf("status %+v", s)
 			}
 			// It closes, and we ask again.

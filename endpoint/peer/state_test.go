@@ -29,12 +29,18 @@ func wantErr(t *testing.T, err, is error, texts ...string) {
 	}
 }
 
+// A peer that the relay does not know is refused at once, however young the relay connection is.
 func TestUnknownPeer(t *testing.T) {
 	checkLeaks(t)
 	ctx := testContext(t)
-	_, a, _ := pair(t, nil)
-	_, err := a.Exists(ctx, uuid.New(), "k")
+	h, a, _ := pair(t, nil)
+	h.setDown(false)
+	unknown := uuid.New()
+	_, err := a.Exists(ctx, unknown, "k")
 	wantErr(t, err, transport.ErrUnavailable, "not registered", "is the peer's endpoint running")
+	if n := h.count("offer", a.id, unknown); n != 1 {
+		t.Errorf("it was tried %d times", n)
+	}
 	if _, err := a.Exists(ctx, a.id, "k"); err == nil {
 		t.Fatal("an endpoint is its own peer")
 	}
@@ -42,6 +48,29 @@ func TestUnknownPeer(t *testing.T) {
 		if s.State != StateFailed || s.Error == "" {
 			t.Errorf("%+v", s)
 		}
+	}
+}
+
+// After the relay was lost peers get the time to register again.
+func TestUnknownYet(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	h, a, _ := pair(t, nil)
+	if _, err := a.Exists(ctx, uuid.New(), "k"); err == nil {
+		t.Fatal("an unknown peer answers")
+	}
+	h.setDown(true)
+	h.setDown(false)
+	id := uuid.New()
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.Exists(ctx, id, "k")
+		done <- err
+	}()
+	until(t, "it was refused, and tried again", func() bool { return h.count("offer", a.id, id) > 1 })
+	newNode(t, h.client(id), id, nil)
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -153,7 +153,7 @@ func (g *peering) paths() []PathStatus {
 // bytes returns what went from and to the peer so far. p.mu is held.
 func (p *peer) bytes() (in, out int64) {
 	in, out = p.in.Load(), p.out.Load()
-	if p.cur != nil && p.cur.isUp() && p.cur.session != nil {
+	if p.cur != nil && p.cur.session != nil { // set before it was cur
 		s := p.cur.session.Stats()
 		in, out = in+s.BytesIn, out+s.BytesOut
 	}

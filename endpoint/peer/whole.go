@@ -50,6 +50,20 @@ func cut(b *transport.Buffer, off, n int64) (link.Reader, error) {
 	return wholeReader{transport.NewReader(part), objects.Info{Size: size}}, nil
 }
 
+// onceReader knows whether something was read of it, after which what is left is no whole object any more.
+type onceReader struct {
+	io.Reader
+	read bool
+}
+
+func (r *onceReader) Read(b []byte) (int, error) {
+	r.read = true
+	return r.Reader.Read(b)
+}
+
+// errHalf is for a body that cannot be sent from its beginning again.
+var errHalf = fmt.Errorf("peer: %w: the connection was replaced while the object was on its way: put it again", transport.ErrUnavailable)
+
 // collect reads an object whole, for peers that can be sent nothing else. The caller owns the Buffer.
 func (m *Manager) collect(size int64, body io.Reader) (*transport.Buffer, error) {
 	tooLarge := func(n int64) error {

@@ -52,6 +52,9 @@ const maxBackoff = time.Minute
 
 var quickBackoffs = [...]time.Duration{100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond}
 
+// refusedBackoff is how long a client that was refused waits before it shows its credentials again, which may be better then; then it doubles up to maxBackoff.
+const refusedBackoff = 5 * time.Second
+
 // stable is how long a connection must have lived for the backoff to start anew.
 const stable = 10 * time.Second
 
@@ -92,7 +95,8 @@ type outgoing struct {
 
 // NewClient returns a client that connects in the background, and again whenever it has lost the connection, until Close. It fails only if the options make no sense.
 //
-// After a close with 4001 or 4002 it has given up, unless there is a Header function, which may have better credentials in a while: then it tries once a minute.
+// After a close with 4001 or 4002 it has given up, unless there is a Header function, which may have better credentials in a while: then it tries after 5 s, and
+// ever more slowly, down to once a minute.
 // After 4004 it has given up in any case, because the other one that has our UUID would be thrown out otherwise, and in turn throw us out.
 func NewClient(o ClientOptions) (*Client, error) {
 	if !strings.HasPrefix(o.Address, "ws://") && !strings.HasPrefix(o.Address, "wss://") {
@@ -302,10 +306,11 @@ func (c *Client) set(change func(*ClientState)) {
 func (c *Client) run() {
 	defer close(c.done)
 	defer c.http.CloseIdleConnections()
-	for attempt := 0; ; {
+	for attempt, refused := 0, 0; ; {
 		conn, err := c.connect()
 		if err == nil {
 			start := time.Now()
+			refused = 0
 			c.set(func(s *ClientState) { s.Connected, s.Err = true, nil })
 			c.o.Logger.Info("registered at the relay", "relay", c.o.Address, "uuid", c.o.UUID, "name", c.o.Name)
 			err = c.session(conn)
@@ -323,10 +328,15 @@ func (c *Client) run() {
 			c.o.Logger.Error("gave up the relay", "relay", c.o.Address, "error", err)
 			return
 		}
-		pause := backoff(attempt)
-		attempt++
+		var pause time.Duration
 		if again == slowly {
-			pause = maxBackoff + rand.N(maxBackoff/10)
+			pause = min(refusedBackoff<<min(refused, 10), maxBackoff)
+			pause += rand.N(pause / 10)
+			refused++
+			attempt = 0 // the relay is there
+		} else {
+			pause = backoff(attempt)
+			attempt++
 		}
 		c.o.Logger.Warn("no connection to the relay", "relay", c.o.Address, "error", err, "retry_in", pause)
 		timer := time.NewTimer(pause)

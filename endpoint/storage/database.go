@@ -207,7 +207,9 @@ func (d *database) schema(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	o.Logger.Info("the database was written without our index, which is made now", "path", d.path)
+	if largest > 0 {
+		o.Logger.Info("the database was written without our index, which was made now", "path", d.path)
+	}
 	return nil
 }
 

@@ -42,6 +42,9 @@ type emulator struct {
 	stop  atomic.Bool
 	wg    sync.WaitGroup
 	end   sync.Once
+
+	opened chan struct{} // closed when all devices are there, or never will be
+	all    sync.Once
 }
 
 // port is one site: its device, and all that leaves by it.
@@ -77,7 +80,7 @@ func emulate() error {
 	if err := json.Unmarshal(in.Bytes(), &first); err != nil || first.Options == nil {
 		return fmt.Errorf("no options: %w", err)
 	}
-	e := &emulator{o: *first.Options}
+	e := &emulator{o: *first.Options, opened: make(chan struct{})}
 	runtime.GOMAXPROCS(len(e.o.Sites) + 2) // one for each thread that forwards, since it does not yield in its system calls
 	defer e.close()
 	// At the end of its life too, the processes in the namespaces must go.
@@ -101,6 +104,7 @@ func emulate() error {
 		}
 		r.FDs = append(r.FDs, p.ns)
 	}
+	e.all.Do(func() { close(e.opened) })
 	if err := out.Encode(r); err != nil {
 		return err
 	}
@@ -159,6 +163,7 @@ func (e *emulator) do(q request, r *reply) error {
 func (e *emulator) close() {
 	e.end.Do(func() {
 		e.stop.Store(true)
+		e.all.Do(func() { close(e.opened) })
 		e.wg.Wait()
 		var links []string
 		for _, p := range e.ports {
@@ -194,6 +199,7 @@ func (p *port) run(ready chan<- error) {
 	if err != nil {
 		return
 	}
+	<-p.e.opened                                      // the others' devices, to which it writes
 	unix.Prctl(unix.PR_SET_TIMERSLACK, 1000, 0, 0, 0) // of waits: 1 µs, not 50
 	if p.e.o.Direct {
 		for !p.e.stop.Load() {

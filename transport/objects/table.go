@@ -397,7 +397,7 @@ func (t *Table) fits(size int64) error {
 			size, t.o.MaxObject)
 	case size > t.o.Memory:
 		t.refused.Add(1)
-		return fmt.Errorf("%w: an object of %d bytes, the server has %d bytes of memory in all; cut it, or raise --memory", transport.ErrTooLarge,
+		return fmt.Errorf("%w: an object of %d bytes, the server has %d bytes of memory in all; cut it, or raise --memory (storage.quota of an endpoint)", transport.ErrTooLarge,
 			size, t.o.Memory)
 	}
 	return nil
@@ -420,7 +420,7 @@ func (t *Table) reserve(n int64) error {
 		why = "spilling does not help: " + err.Error()
 	}
 	t.refused.Add(1)
-	return fmt.Errorf("%w: %d bytes of %d are taken, and %d more were asked for; evict objects, raise --memory, or %s",
+	return fmt.Errorf("%w: %d bytes of %d are taken, and %d more were asked for; evict objects, raise --memory (storage.quota of an endpoint), or %s",
 		transport.ErrFull, t.mem.used.Load(), t.o.Memory, n, why)
 }
 

@@ -124,6 +124,12 @@ func (p *packets) WriteTo(b []byte, to net.Addr) (int, error) {
 	return p.pc.WriteTo(b, to)
 }
 
+// UDP lends the socket below, for writes that WriteTo cannot do; nil if it is none.
+func (p *packets) UDP() *net.UDPConn {
+	uc, _ := p.pc.(*net.UDPConn)
+	return uc
+}
+
 func expired(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
 
 func (p *packets) fail(op string, err error) error {

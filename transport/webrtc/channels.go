@@ -83,7 +83,7 @@ const maxStreams = 65535
 // Channels are the data channels of one peer: an SCTP association over DTLS. All methods may be called concurrently.
 type Channels struct {
 	a     *Agent
-	conn  *dtls.Conn
+	conn  *sender
 	assoc *sctp.Association
 	max   int // the longest message that the peer takes
 
@@ -217,10 +217,11 @@ func (a *Agent) handshake(ctx context.Context, r *remote, client bool) (*Channel
 		conn.Close()
 		return nil, fmt.Errorf("%w: the peer did not show the certificate that its session description names", transport.ErrDenied)
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	out := newSender(conn, p)
+	stop := context.AfterFunc(ctx, func() { out.Close() })
 	t := a.c.Tuning
 	assoc, err := sctp.ClientWithOptions( // both sides are clients: RFC 8841, section 9.3
-		sctp.WithNetConn(conn),
+		sctp.WithNetConn(out),
 		sctp.WithLoggerFactory(logs{a.c.Logger}),
 		sctp.WithMTU(uint32(t.MTU)),
 		sctp.WithMaxReceiveBufferSize(uint32(t.ReceiveBuffer)),
@@ -236,7 +237,7 @@ func (a *Agent) handshake(ctx context.Context, r *remote, client bool) (*Channel
 		err = ctx.Err()
 	}
 	if err != nil {
-		conn.Close()
+		out.Close()
 		if a.ctx.Err() != nil {
 			return nil, context.Cause(a.ctx)
 		}
@@ -246,7 +247,7 @@ func (a *Agent) handshake(ctx context.Context, r *remote, client bool) (*Channel
 		return nil, fmt.Errorf("%w: SCTP: %s", transport.ErrUnavailable, errorText(err))
 	}
 	c := &Channels{
-		a: a, conn: conn, assoc: assoc, max: r.maxMessage, open: make(map[uint16]*Channel), arrived: make(chan struct{}, 1),
+		a: a, conn: out, assoc: assoc, max: r.maxMessage, open: make(map[uint16]*Channel), arrived: make(chan struct{}, 1),
 		opening: make(chan struct{}, maxOpening), done: make(chan struct{}), closed: make(chan struct{}),
 	}
 	if !client {

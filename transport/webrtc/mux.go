@@ -36,7 +36,7 @@ type Mux struct {
 
 // NewMux returns a Mux on pc, which it takes. That may be a UDP socket, or what another protocol on the same socket leaves over: it must deliver STUN
 // and DTLS packets (RFC 7983: those that begin with 0 to 3 and 20 to 63), and may deliver others, which are dropped. Its addresses must be
-// *net.UDPAddr or print as IP address and port. Where it listens on the wildcard address, candidates are those of all interfaces.
+// *net.UDPAddr or print as IP address and port. Several packets at once are sent if it is a *net.UDPConn, or has a method UDP() *net.UDPConn, which lends one. Where it listens on the wildcard address, candidates are those of all interfaces.
 func NewMux(pc net.PacketConn, o MuxOptions) (*Mux, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -54,10 +54,22 @@ func NewMux(pc net.PacketConn, o MuxOptions) (*Mux, error) {
 		pc.Close()
 		return nil, fmt.Errorf("webrtc.NewMux: %w", err)
 	}
-	m := &Mux{pc: &packets{PacketConn: pc, local: net.UDPAddrFromAddrPort(local), ready: make(chan struct{})}, up: local, net: n, cancel: cancel}
+	m := &Mux{pc: &packets{PacketConn: pc, udp: udpBelow(pc), local: net.UDPAddrFromAddrPort(local), ready: make(chan struct{})}, up: local, net: n, cancel: cancel}
 	m.ice = ice.NewUniversalUDPMuxDefault(ice.UniversalUDPMuxParams{Logger: logs{o.Logger}.NewLogger("mux"), UDPConn: m.pc, Net: n})
 	close(m.pc.ready)
 	return m, nil
+}
+
+// udpBelow returns the UDP socket that pc is, or says it is: one that is merely embedded in it must not be written to behind its back.
+func udpBelow(pc net.PacketConn) *net.UDPConn {
+	if !canSegment() {
+		return nil
+	}
+	if u, ok := pc.(interface{ UDP() *net.UDPConn }); ok {
+		return u.UDP()
+	}
+	u, _ := pc.(*net.UDPConn)
+	return u
 }
 
 // LocalAddr returns the socket's address.
@@ -132,9 +144,11 @@ func (m *Mux) reflexive(ctx context.Context, server netip.AddrPort) (netip.AddrP
 // packets is the PacketConn below a Mux. Pion gives up after an error of reading, and expects *net.UDPAddr.
 type packets struct {
 	net.PacketConn
+	udp     *net.UDPConn // the socket below, if several packets can be sent on it at once
 	local   *net.UDPAddr
 	ready   chan struct{} // closed when pion can stand a packet: it begins to read before it has set itself up
 	closed  atomic.Bool
+	routes  sync.Map   // netip.AddrPort -> *Agent whose selected pair leads there
 	reading sync.Mutex // held while a packet is waited for
 }
 
@@ -160,11 +174,17 @@ func (p *packets) ReadFrom(b []byte) (int, net.Addr, error) {
 		if n == 0 || b[0] > 3 && b[0] < 20 || b[0] > 63 {
 			continue
 		}
-		if _, ok := from.(*net.UDPAddr); !ok {
-			a, err := addrPort(from)
-			if err != nil {
+		a, err := addrPort(from)
+		if err != nil {
+			continue
+		}
+		if b[0] >= 20 {
+			if agent, ok := p.routes.Load(a); ok {
+				agent.(*Agent).dtls.Load().buf.Write(b[:n]) // see Agent.receive
 				continue
 			}
+		}
+		if _, ok := from.(*net.UDPAddr); !ok {
 			from = net.UDPAddrFromAddrPort(a)
 		}
 		return n, from, nil

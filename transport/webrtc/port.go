@@ -22,13 +22,14 @@ const (
 // port is one of the two protocols that may run over an Agent's path: a net.Conn, and a net.PacketConn whose only peer is the Agent's. It has one
 // reader, until it is closed; whoever comes then gets another.
 type port struct {
-	a    *Agent
-	slot *atomic.Pointer[port] // where packets find the present one
-	buf  *packetio.Buffer
+	a     *Agent
+	slot  *atomic.Pointer[port] // where packets find the present one
+	buf   *packetio.Buffer
+	batch batch
 }
 
 func newPort(a *Agent, slot *atomic.Pointer[port]) *port {
-	p := &port{a, slot, packetio.NewBuffer()}
+	p := &port{a: a, slot: slot, buf: packetio.NewBuffer()}
 	p.buf.SetLimitSize(earlyBuffer)
 	return p
 }
@@ -70,6 +71,13 @@ func (p *port) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // Write sends a packet over the path. Where there is none now it is lost, as packets are.
 func (p *port) Write(b []byte) (int, error) {
+	if p.a.ctx.Err() == nil && p.add(b) {
+		return len(b), nil
+	}
+	return p.send(b)
+}
+
+func (p *port) send(b []byte) (int, error) {
 	c := p.a.conn.Load()
 	if p.a.ctx.Err() != nil {
 		return 0, net.ErrClosed
