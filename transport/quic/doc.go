@@ -36,6 +36,6 @@
 // Over 1 Gbit/s and 20 ms (package internal/netlab, new connections) one connection needs for 1, 10 and 100 MB 0.78, 1.0 and 1.05 of the time of one TCP
 // connection (CUBIC), since quic-go begins with 32 packets and TCP with 10; two connections with half of the bytes each 0.65, 0.9 and 1.0. Streams of one
 // connection share its congestion window, which losses reduce for all: where 0.1 % are lost by chance, at 200 Mbit/s, one connection got 1.0 of what
-// one of TCP does, with four streams no more, four connections 2.3 times and eight 3.8 times as much. TCP with BBR fills that link; quic-go has CUBIC only.
-// Packets leave the shared socket in batches too (UDP_SEGMENT): 7 packets per system call at 1 Gbit/s.
+// one of TCP does, with four streams no more, four connections 2.3 times and eight 3.7 times as much. TCP with BBR fills that link; quic-go has CUBIC only.
+// Packets leave the shared socket in batches, too (UDP_SEGMENT): 7 per system call on average.
 package quic

@@ -1,10 +1,12 @@
 package webrtc_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -343,6 +345,47 @@ func TestSelf(t *testing.T) {
 	if _, err := p.answerer.Answer(testContext(t), offer, webrtc.AnswerOptions{}); !errors.Is(err, transport.ErrDenied) {
 		t.Fatal(err)
 	}
+}
+
+// TestBatches sends over Muxes on plain sockets, where packets leave and come by short cuts.
+func TestBatches(t *testing.T) {
+	noLeaks(t)
+	p := agents(t, func(_ int, c *webrtc.Config) {
+		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Mux, err = webrtc.NewMux(pc, webrtc.MuxOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Mux.Close() })
+	})
+	p.signal(t, webrtc.AnswerOptions{})
+	p.connect(t)
+	a, b := p.channels(t)
+	x, y := channel(t, a, b, "l", true)
+	data := make([]byte, 4<<20)
+	for i := range data {
+		data[i] = byte(i * i >> 7)
+	}
+	xs, ys := x.Stream(), y.Stream()
+	var wg sync.WaitGroup
+	for _, d := range [][2]net.Conn{{xs, ys}, {ys, xs}} {
+		wg.Go(func() {
+			if _, err := d[0].Write(data); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			got := make([]byte, len(data))
+			if _, err := io.ReadFull(d[1], got); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("other bytes came, error %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	a.Close()
+	b.Close()
 }
 
 // TestDeadPeer cuts the path.

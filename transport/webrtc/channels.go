@@ -48,7 +48,7 @@ type Tuning struct {
 	SendBuffer int
 	// MinWindow is the least congestion window, in bytes: what is sent per round trip at the beginning, and after losses however many. Default: 32 KiB.
 	MinWindow int
-	// WindowStep is what the congestion window grows by per round trip when losses have shown that the path is nearly full, in bytes. Default: 16 KiB.
+	// WindowStep is what the congestion window grows by per round trip when losses have shown that the path is nearly full, in bytes. Default: 32 KiB.
 	WindowStep int
 	// MaxChannels is how many channels the peer may have open. Default: 256.
 	MaxChannels int
@@ -64,7 +64,7 @@ func (t *Tuning) fill() error {
 		{"ReceiveBuffer", &t.ReceiveBuffer, 4 << 20, 64 << 10, 1 << 30},
 		{"SendBuffer", &t.SendBuffer, 4 << 20, 64 << 10, 1 << 30},
 		{"MinWindow", &t.MinWindow, 32 << 10, 1, 1 << 30},
-		{"WindowStep", &t.WindowStep, 16 << 10, 1, 1 << 30},
+		{"WindowStep", &t.WindowStep, 32 << 10, 1, 1 << 30},
 		{"MaxChannels", &t.MaxChannels, 256, 1, maxStreams / 2},
 	} {
 		if *f.p == 0 {
