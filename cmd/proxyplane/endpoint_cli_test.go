@@ -214,8 +214,11 @@ func TestEndpointPeers(t *testing.T) {
 	two := e.configure("two", append(args, "--relay-token-file", "a")...)
 	other := e.configure("other", append(args, "--relay-token-file", "b")...)
 	none := e.configure("none", args...)
-	for _, name := range []string{"one", "two", "other", "none"} {
+	for _, name := range []string{"one", "two", "other"} {
 		e.ok("", "endpoint", "start", name)
+	}
+	if r := e.run("", "endpoint", "start", "none"); r.code != 0 || !strings.Contains(r.err, "warning") || !strings.Contains(r.err, "uthoriz") {
+		t.Fatal(r)
 	}
 	if out := e.ok("", "endpoint", "test", "one", "--remote", two); !strings.Contains(out, "it works") {
 		t.Fatal(out)

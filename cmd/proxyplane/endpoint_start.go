@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -148,6 +149,7 @@ func (a *app) startDaemon(ctx context.Context, name string) error {
 		return errors.Join(context.Cause(ctx), cmd.Process.Kill(), cmd.Wait())
 	}
 	if at, ok := strings.CutPrefix(line, "ready "); ok {
+		a.awaitRelay(ctx, name)
 		if a.json {
 			return a.printJSON(map[string]any{"ready": true, "pid": cmd.Process.Pid, "addresses": strings.Fields(at), "log": log.Name()})
 		}
@@ -162,6 +164,46 @@ func (a *app) startDaemon(ctx context.Context, name string) error {
 		}
 	}
 	return fail(exitUnavailable, "endpoint %s ended before it served (%v); see %s", name, werr, log.Name())
+}
+
+// relayPatience is how long start waits for an endpoint to be registered at its relay. It serves before that, but peers that ask it are refused, which scripts
+// that start one endpoint after the other would run into.
+const relayPatience = time.Second
+
+// awaitRelay waits until the endpoint is registered, and warns if that takes longer or was refused.
+func (a *app) awaitRelay(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, relayPatience)
+	defer cancel()
+	conn, c, err := endpointClient(ctx, name)
+	if err != nil || c.Relay.Address == "" {
+		return // status will tell
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var s daemon.Status
+	for pause := 5 * time.Millisecond; ; pause *= 2 {
+		raw, err := conn.Status(ctx)
+		if err == nil {
+			err = json.Unmarshal(raw, &s)
+		}
+		if err == nil && (s.Relay == nil || s.Relay.Connected) {
+			return
+		}
+		if s.Relay == nil || !s.Relay.GaveUp {
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+				continue
+			case <-ctx.Done():
+			}
+			timer.Stop()
+		}
+		why := ""
+		if s.Relay != nil && s.Relay.Error != "" {
+			why = ": " + s.Relay.Error
+		}
+		a.warn("the endpoint serves, but is not registered at its relay %s, so that peers cannot reach it yet%s", c.Relay.Address, why)
+		return
+	}
 }
 
 func (a *app) endpointFoldCmd() *cobra.Command {

@@ -268,6 +268,11 @@ func startNode(t *testing.T, s site, r *relay, name string, args ...string) *nod
 	t.Helper()
 	n := configure(t, s, r, name, args...)
 	n.start()
+	if r != nil { // it serves before it is registered, and asking for who is not is refused at once
+		for i := 0; i < 100 && !n.status().Relay.Connected; i++ {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
 	return n
 }
 
