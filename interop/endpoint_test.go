@@ -186,8 +186,30 @@ func (n *node) up() {
 		if a.UUID != n.uuid {
 			return fmt.Errorf("the endpoint says that it is %q", a.UUID)
 		}
-		return nil
+		return n.registered()
 	})
+}
+
+// registered returns an error as long as the endpoint is not registered at its relay. ProxyStore's serves nothing before it is.
+func (n *node) registered() error {
+	resp, err := http.Get(n.base + "/status")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var s struct {
+		Relay *struct {
+			Connected bool
+			Error     string
+		}
+	}
+	if resp.StatusCode == http.StatusOK {
+		err = json.NewDecoder(resp.Body).Decode(&s)
+	}
+	if err == nil && s.Relay != nil && !s.Relay.Connected {
+		err = fmt.Errorf("the endpoint is not registered: %s", s.Relay.Error)
+	}
+	return err
 }
 
 // startNode starts an endpoint of that kind.

@@ -24,7 +24,8 @@ import (
 )
 
 // BenchmarkIntersite compares a Link over real Paths with one plain TCP connection over the same network, all warm: the median time of each, and their
-// ratio. Both sites are processes of their own. LINK_LANES changes the number of lanes.
+// ratio. Both sites are processes of their own. LINK_LANES changes the number of lanes, LINK_CONNS (default 1) that
+// of a QUIC path's connections.
 func BenchmarkIntersite(b *testing.B) {
 	for _, network := range []struct {
 		name string
@@ -199,11 +200,20 @@ func askSite(host, ports, kind string) error {
 		if err != nil {
 			return err
 		}
-		c, err := s.Dial(ctx, to)
-		if err != nil {
-			return err
+		conns, _ := strconv.Atoi(os.Getenv("LINK_CONNS"))
+		var group *path.Group
+		for range max(conns, 1) {
+			c, err := s.Dial(ctx, to)
+			if err != nil {
+				return err
+			}
+			if group == nil {
+				group = path.QUIC(c, path.Details{})
+			} else if !group.Add(c) {
+				return group.Err()
+			}
 		}
-		p = path.QUIC(c, path.Details{})
+		p = group
 	}
 	if err != nil {
 		return err

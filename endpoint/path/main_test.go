@@ -159,17 +159,52 @@ func tlsPair(t testing.TB, l *TLSListener, addr string, change func(o *DialOptio
 
 func quicPair(t testing.TB) (dialed, accepted Path) {
 	t.Helper()
+	d, a := quicConns(t, 1)
+	dialed, accepted = QUIC(d[0], Details{}), QUIC(a[0], Details{})
+	t.Cleanup(func() { dialed.Close(); accepted.Close() })
+	return dialed, accepted
+}
+
+// quicConns makes n connections between two sockets; both ends are in the same order.
+func quicConns(t testing.TB, n int) (dialed, accepted []*quic.Conn) {
+	t.Helper()
 	a, err := quic.Listen("127.0.0.1:0", quic.Options{Certificate: certDial(), Verify: expect(certListen())})
 	must(t, err)
 	t.Cleanup(func() { a.Close() })
 	b, err := quic.Listen("127.0.0.1:0", quic.Options{Certificate: certListen(), Verify: expect(certDial())})
 	must(t, err)
 	t.Cleanup(func() { b.Close() })
-	return quicSockets(t, a, b, b.Addr(), Details{})
+	for range n {
+		d, c := quicConn(t, a, b, b.Addr())
+		dialed, accepted = append(dialed, d), append(accepted, c)
+	}
+	return dialed, accepted
+}
+
+// groupPair is two Paths of n connections each.
+func groupPair(t testing.TB, n int) (dialed, accepted *Group, conns []*quic.Conn) {
+	t.Helper()
+	d, a := quicConns(t, n)
+	dialed, accepted = QUIC(d[0], Details{}), QUIC(a[0], Details{})
+	t.Cleanup(func() { dialed.Close(); accepted.Close() })
+	for i := 1; i < n; i++ {
+		if !dialed.Add(d[i]) || !accepted.Add(a[i]) {
+			t.Fatal("a connection was not taken")
+		}
+	}
+	return dialed, accepted, d
 }
 
 // quicSockets connects a to b.
 func quicSockets(t testing.TB, a, b *quic.Socket, to net.Addr, d Details) (dialed, accepted Path) {
+	t.Helper()
+	ac, bc := quicConn(t, a, b, to)
+	dialed, accepted = QUIC(ac, d), QUIC(bc, d)
+	t.Cleanup(func() { dialed.Close(); accepted.Close() })
+	return dialed, accepted
+}
+
+func quicConn(t testing.TB, a, b *quic.Socket, to net.Addr) (dialed, accepted *quic.Conn) {
 	t.Helper()
 	ctx := background(t)
 	got := make(chan *quic.Conn, 1)
@@ -180,14 +215,11 @@ func quicSockets(t testing.TB, a, b *quic.Socket, to net.Addr, d Details) (diale
 		}
 		got <- c
 	}()
-	ac, err := a.Dial(ctx, to)
+	dialed, err := a.Dial(ctx, to)
 	must(t, err)
-	bc := <-got
-	if bc == nil {
+	if accepted = <-got; accepted == nil {
 		t.FailNow()
 	}
-	dialed, accepted = QUIC(ac, d), QUIC(bc, d)
-	t.Cleanup(func() { dialed.Close(); accepted.Close() })
 	return dialed, accepted
 }
 

@@ -22,7 +22,9 @@
 //
 // A peer without the attribute is a Python endpoint: DTLS, SCTP and data channels p2p-<i>-<n>, as ProxyStore opens them. With one that has it, every
 // way is tried at once: each side dials the other's TLS addresses (that of the greater UUID a little later, so that one connection is made and not two),
-// ICE looks for a pair of UDP addresses, over which the offerer dials QUIC, and where neither came about within 3 s, data channels. The best one there
+// ICE looks for a pair of UDP addresses, over which the offerer dials QUIC, and where neither came about within 3 s, data channels. QUIC is four connections, or
+// one if a TURN server is on the way, dialed at once, of which those that come within a second after the first are one path; the other side groups
+// them likewise, and asks on the path when it has four or 300 ms after the first. Either side serves each from the start. The best one there
 // is takes new requests: TLS before QUIC before data channels, direct before relayed.
 //
 // Offers that cross: between our endpoints that of the smaller UUID wins. The winner sends it again, should it not have arrived, and the other answers.

@@ -217,7 +217,8 @@ func (m *Manager) open() (err error) {
 			}
 		}
 	}
-	if m.sock, err = quic.Listen(udp, quic.Options{Certificate: m.cert, Verify: m.certs.verify, Logger: m.o.Logger}); err != nil {
+	if m.sock, err = quic.Listen(udp, quic.Options{Certificate: m.cert, Verify: m.certs.verify, MaxConns: quicConns * max(m.o.MaxPeers, 64),
+		Logger: m.o.Logger}); err != nil {
 		return fmt.Errorf("peer: opening a UDP socket at %s: %w", udp, err)
 	}
 	held := &gate{PacketConn: m.sock.Packets(), open: make(chan struct{})}

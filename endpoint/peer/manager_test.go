@@ -2,9 +2,12 @@ package peer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"testing"
 
+	"github.com/proxyplane/proxyplane/endpoint/link"
+	"github.com/proxyplane/proxyplane/endpoint/path"
 	"github.com/proxyplane/proxyplane/transport"
 )
 
@@ -65,3 +68,66 @@ func TestKinds(t *testing.T) {
 }
 
 func isErr(err, target error) bool { return errors.Is(err, target) }
+
+// The connections of one QUIC path are grouped by both sides; one that comes later is another path.
+func TestQUICConns(t *testing.T) {
+	checkLeaks(t)
+	ctx := testContext(t)
+	_, a, b := pair(t, func(o *Options) { o.Paths = QUIC })
+	if err := a.Connect(ctx, b.id); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Connect(ctx, a.id); err != nil {
+		t.Fatal(err)
+	}
+	current := func(n *node, peer *node) *peering {
+		p := n.find(peer.id)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.cur
+	}
+	ga, gb := current(a, b), current(b, a)
+	routes := func(g *peering) int {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.routes)
+	}
+	gb.mu.Lock()
+	j := gb.joining
+	gb.mu.Unlock()
+	<-j.full // dialed by a, since it offered
+	if na, nb := routes(ga), routes(gb); na != 1 || nb != 1 {
+		t.Fatalf("%d and %d paths", na, nb)
+	}
+	c, err := a.sock.Dial(ctx, b.sock.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := path.QUIC(c, path.Details{})
+	defer p.Close()
+	l := link.New(func(context.Context) (path.Path, error) { return p, nil }, link.Options{})
+	defer l.Close()
+	if _, err := l.Ping(ctx); err != nil { // served, whether others come or not
+		t.Fatal(err)
+	}
+	until(t, "a second path", func() bool { return routes(gb) == 2 })
+	gb.mu.Lock()
+	if gb.joining == j || gb.joining.n != 1 {
+		t.Errorf("%d connections in the second path", gb.joining.n)
+	}
+	gb.mu.Unlock()
+	p.Close()
+	until(t, "the second path's end", func() bool { return routes(gb) == 1 })
+	// One that ends before it was used counts as no loss.
+	if c, err = a.sock.Dial(ctx, b.sock.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if s := b.peer(a.id); s.State != StateConnected || len(s.Paths) == 0 {
+		t.Errorf("%+v", s)
+	}
+	want := b.put(t, "k", 1<<20)
+	if got := get(t, ctx, a, b.id, "k", 0, -1); !bytes.Equal(got, want) {
+		t.Error("the object differs")
+	}
+}

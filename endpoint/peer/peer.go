@@ -175,7 +175,7 @@ func (p *peer) ready(ctx context.Context) (*peering, error) {
 			return nil, fmt.Errorf("peer: %w", transport.ErrClosed)
 		case p.cur != nil && p.cur.isUp():
 			return p.cur, nil
-		case p.ended != ended && p.final:
+		case p.ended != ended && p.final && p.next == nil: // else the peer itself has made an offer since
 			return nil, p.err
 		}
 		ended = p.ended

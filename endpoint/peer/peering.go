@@ -35,6 +35,11 @@ const (
 	probeTime = 1500 * time.Millisecond
 	// grace is how long the peer's own attempts may still take when all of ours have failed.
 	grace = 3 * time.Second
+	// quicConns is how many connections a direct QUIC path has. Each has a congestion window of its own, as TLS's streams have: see quic's "Speed".
+	quicConns = 4
+	// dialRest is how long the others may take once one of them is there, joinRest how long the side that accepts waits for them before it asks on the path.
+	dialRest = time.Second
+	joinRest = 300 * time.Millisecond
 )
 
 // peering is one negotiation with one instance of a peer, and the connection that comes of it: an ICE agent, and paths or a Python endpoint's session.
@@ -67,6 +72,7 @@ type peering struct {
 	lostAt    time.Time
 	upped     chan struct{} // closed when it was up first
 	routes    []*route      // the best one first
+	joining   *joining      // the QUIC path that the peer dialed last
 	pair      *webrtc.Pair
 	relayed   *quic.Socket // over the agent's connection, where that leads through a TURN server of ours
 	step      string
@@ -404,7 +410,8 @@ func (g *peering) tryICE(ctx context.Context) {
 	}
 }
 
-// dialQUIC dials once, over the pair that ICE chose.
+// dialQUIC dials once, over the pair that ICE chose: several connections at once, which are one path. Where a TURN server is on the way
+// there is only one, as others share that server. What the peer asks meanwhile is served from the first one on.
 func (g *peering) dialQUIC(ctx context.Context) error {
 	g.mu.Lock()
 	pair, sock := g.pair, g.relayed
@@ -415,20 +422,60 @@ func (g *peering) dialQUIC(ctx context.Context) error {
 	if sock == nil {
 		sock = g.p.m.sock
 	}
+	n := quicConns
+	if pair.Relayed {
+		n = 1
+	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	c, err := sock.Dial(ctx, net.UDPAddrFromAddrPort(pair.Remote))
-	if err == nil {
-		if err = g.verify(c.PeerCertificate()); err != nil {
-			c.Close()
+	type result struct {
+		c   *quic.Conn
+		err error
+	}
+	results := make(chan result)
+	for range n {
+		go func() {
+			c, err := sock.Dial(ctx, net.UDPAddrFromAddrPort(pair.Remote))
+			if err == nil {
+				if err = g.verify(c.PeerCertificate()); err != nil {
+					c.Close()
+				}
+			}
+			results <- result{c, err}
+		}()
+	}
+	var group *path.Group
+	var r *route
+	var err error
+	var late <-chan time.Time
+	for left := n; left > 0; {
+		select {
+		case d := <-results:
+			left--
+			switch {
+			case d.err != nil:
+				err = d.err
+			case group == nil:
+				group = path.QUIC(d.c, g.details())
+				r = g.take(group)
+				t := time.NewTimer(dialRest)
+				defer t.Stop()
+				late = t.C
+			case !group.Add(d.c):
+				d.c.Close()
+			}
+		case <-late:
+			cancel() // the others
 		}
 	}
-	if err != nil {
-		g.note(path.KindQUIC, err)
-		return err
+	if r != nil && g.use(r) {
+		return nil
 	}
-	g.add(path.QUIC(c, g.details()))
-	return nil
+	if group != nil {
+		err = fmt.Errorf("%w: the connections ended at once", transport.ErrUnavailable)
+	}
+	g.note(path.KindQUIC, err)
+	return err
 }
 
 func (g *peering) details() path.Details {
@@ -447,8 +494,56 @@ func (g *peering) acceptOwn(sock *quic.Socket) {
 		if err != nil {
 			return
 		}
-		g.add(path.QUIC(c, g.details()))
+		g.join(c, g.details())
 	}
+}
+
+// joining is a QUIC path that the peer has dialed.
+type joining struct {
+	path  *path.Group
+	began time.Time
+	n     int           // connections so far
+	full  chan struct{} // closed when all have come
+}
+
+// join takes a connection that the peer has dialed. Those that come together are one path, which is served at once, but taken into use when all are there or
+// joinRest has passed, as a Link opens its streams in one go. One that comes when the peer has given up the rest is the first of another path.
+func (g *peering) join(c *quic.Conn, d path.Details) {
+	g.mu.Lock()
+	if j := g.joining; j != nil && j.n < quicConns && time.Since(j.began) < 2*dialRest && j.path.Add(c) {
+		if j.n++; j.n == quicConns {
+			close(j.full)
+		}
+		g.mu.Unlock()
+		return
+	}
+	j := &joining{path: path.QUIC(c, d), began: time.Now(), n: 1, full: make(chan struct{})}
+	g.joining = j
+	g.mu.Unlock()
+	r := g.take(j.path)
+	if r == nil {
+		return
+	}
+	if d.Relayed {
+		g.use(r)
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed { // and g.wg waited for
+		return
+	}
+	g.wg.Go(func() {
+		t := time.NewTimer(joinRest)
+		defer t.Stop()
+		select {
+		case <-j.full:
+		case <-t.C:
+		case <-r.Done():
+		case <-g.ctx.Done():
+		}
+		g.use(r)
+	})
 }
 
 // openChannels makes a path of data channels: the last resort. The answerer waits here for the offerer to want it.
@@ -485,15 +580,37 @@ func (g *peering) best() path.Path {
 	return nil
 }
 
-// add takes a path into use. Streams that the peer opens on it are served until it ends.
+// add takes a path and uses it.
 func (g *peering) add(pt path.Path) {
+	if r := g.take(pt); r != nil {
+		g.use(r)
+	}
+}
+
+// take takes a path, nil if it is too late for any. Streams that the peer opens on it are served until it ends; use has it used for what is asked here.
+func (g *peering) take(pt path.Path) *route {
 	info := pt.Info()
 	r := &route{Path: pt, p: g.p, kind: info.Kind, rank: rank(info)}
 	g.mu.Lock()
-	if g.closed {
-		g.mu.Unlock()
+	closed := g.closed
+	if !closed {
+		g.wg.Go(func() { g.serve(r) })
+	}
+	g.mu.Unlock()
+	if closed {
 		pt.Close()
-		return
+		return nil
+	}
+	return r
+}
+
+// use asks on a path from now on, if there is no better one. It reports whether the path is still there.
+func (g *peering) use(r *route) bool {
+	info := r.Info()
+	g.mu.Lock()
+	if g.closed || r.over() {
+		g.mu.Unlock()
+		return false
 	}
 	first := !g.live
 	g.live = true
@@ -502,12 +619,11 @@ func (g *peering) add(pt path.Path) {
 	g.routes = append(g.routes, r)
 	slices.SortStableFunc(g.routes, func(a, b *route) int { return a.rank - b.rank })
 	better := !first && g.routes[0] == r
-	g.wg.Go(func() { g.serve(r) })
 	g.mu.Unlock()
 	g.p.m.log.Info("path", "peer", g.p.id, "kind", info.Kind, "remote", info.Remote, "relayed", info.Relayed)
 	if first && !g.p.promote(g) {
 		g.stop(fmt.Errorf("peer: %w: another connection came first", errAnew))
-		return
+		return false
 	}
 	if better {
 		g.p.upgrade(r)
@@ -519,6 +635,7 @@ func (g *peering) add(pt path.Path) {
 		close(g.upped)
 	}
 	g.mu.Unlock()
+	return true
 }
 
 // serve serves what the peer asks on a path, until that ends.
@@ -534,6 +651,10 @@ func (g *peering) serve(r *route) {
 	reason := r.Err()
 	r.Close()
 	g.mu.Lock()
+	if !slices.Contains(g.routes, r) { // it ended before it was used, or everything does
+		g.mu.Unlock()
+		return
+	}
 	g.routes = slices.DeleteFunc(g.routes, func(x *route) bool { return x == r })
 	lost := len(g.routes) == 0 && !g.closed
 	if left := slices.Clone(g.routes); len(left) > 0 && !g.closed {
@@ -649,7 +770,7 @@ func (m *Manager) acceptQUIC() {
 		}
 		if g, err := m.certs.find(c.PeerCertificate()); err == nil && g.ours && m.o.Paths&QUIC != 0 {
 			d := g.details()
-			g.add(path.QUIC(c, path.Details{Relayed: d.Relayed}))
+			g.join(c, path.Details{Relayed: d.Relayed})
 		} else {
 			c.Close()
 		}

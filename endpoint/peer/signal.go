@@ -183,7 +183,8 @@ func (m *Manager) offered(msg relay.PeerConnection) error {
 	}
 	switch g := p.next; {
 	case g == nil:
-	case g.offerer && g.sent && g.remote == nil && r.ours && m.o.UUID.String() < p.id.String():
+	case g.offerer && g.sent && g.remote == nil && g.ctx.Err() == nil && r.ours && m.o.UUID.String() < p.id.String():
+		// One of ours that the relay has just refused, since the peer was not registered yet, is ended though still there: no glare.
 		// Glare, and ours wins. Had it not arrived, as after a restart of the peer, both sides would wait in vain. An offer that comes after the answer
 		// is another matter: the relay keeps the order of messages, so the peer has given up ours.
 		g.sendAgain()

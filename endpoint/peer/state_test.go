@@ -51,6 +51,46 @@ func TestUnknownPeer(t *testing.T) {
 	}
 }
 
+// An offer that was refused, as the peer had not registered, does not count as crossing the offer that the peer makes right then.
+func TestRefusedThenOffered(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	h, a, b := pair(t, nil)
+	b.put(t, "k", 10)
+	a.put(t, "k", 10)
+	h.mu.Lock()
+	h.filter = func(m relay.PeerConnection) bool { return m.DescriptionType != "offer" }
+	h.mu.Unlock()
+	first, second := make(chan error, 1), make(chan error, 1)
+	ask := func(from, to *node, errs chan<- error) {
+		_, err := from.Exists(ctx, to.id, "k")
+		errs <- err
+	}
+	go ask(a, b, first)
+	go ask(b, a, second)
+	until(t, "both have made offers", func() bool { return h.count("offer", a.id, b.id) > 0 && h.count("offer", b.id, a.id) > 0 })
+	h.mu.Lock()
+	refused, offer := h.held[0], h.held[1]
+	if refused.SourceUUID != a.id {
+		refused, offer = offer, refused
+	}
+	refused.Error = "Cannot forward peer connection message to peer " + b.id.String() + " because this peer is not registered this relay server."
+	h.held, h.filter = nil, nil
+	h.clients[a.id].in <- refused
+	h.clients[a.id].in <- offer
+	h.mu.Unlock()
+	began := time.Now()
+	if err := <-first; err != nil && !strings.Contains(err.Error(), "not registered") { // which it was
+		t.Error(err)
+	}
+	if err := <-second; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
 // After the relay was lost peers get the time to register again.
 func TestUnknownYet(t *testing.T) {
 	t.Parallel()
