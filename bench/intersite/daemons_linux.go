@@ -208,14 +208,25 @@ func (b *bed) endpoint(site, impl, relay, paths string) (*daemon, error) {
 		client = b.b
 	}
 	err = d.await(func() error {
-		resp, err := client.Get(d.base + "/endpoint")
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode != http.StatusOK {
-				err = errors.New(resp.Status)
-			}
+		path := "/status" // ours serves before it is registered at the relay, ProxyStore's does not
+		if impl == "python" {
+			path = "/endpoint"
 		}
-		return err
+		resp, err := client.Get(d.base + path)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var s struct{ Relay *struct{ Connected bool } }
+		switch err := json.NewDecoder(resp.Body).Decode(&s); {
+		case resp.StatusCode != http.StatusOK:
+			return errors.New(resp.Status)
+		case err != nil:
+			return err
+		case s.Relay != nil && !s.Relay.Connected:
+			return errors.New("not registered at the relay")
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

@@ -464,14 +464,17 @@ func TestNobodyAcceptsPaths(t *testing.T) {
 	l := listen(t, func(o *TLSOptions) { o.MaxPeerPaths = 100 })
 	o := dialOptions()
 	o.Spares = 1
-	var last Path
+	refused := make(chan struct{}, cap(l.ready)+1)
 	for range cap(l.ready) + 1 {
 		p, err := DialTLS(background(t), []string{l.Addr().String()}, o)
 		must(t, err)
 		defer p.Close()
-		last = p
+		go func() { // it need not be the last one: the listener queues a path a moment after the dialer has it
+			<-p.Done()
+			refused <- struct{}{}
+		}()
 	}
-	<-last.Done()
+	<-refused
 	if s := l.Stats(); s.Paths != int64(cap(l.ready)) {
 		t.Errorf("%+v", s)
 	}
