@@ -81,6 +81,9 @@ func Connect(ctx context.Context, addr string, o DialOptions) (*Conn, error) {
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("%w: no answer within %v", transport.ErrUnavailable, o.ConnectTimeout)
 		}
+		if status := ucx.Status(0); errors.As(err, &status) && !errors.Is(err, transport.ErrUnavailable) {
+			err = fmt.Errorf("%w: %w", transport.ErrUnavailable, err) // a server that was killed while it answered gives ErrEndpointTimeout, among others
+		}
 		errs = append(errs, fmt.Errorf("dialing %v: %w", a, err))
 	}
 	return nil, errors.Join(errs...)
