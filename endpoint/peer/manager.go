@@ -221,25 +221,12 @@ func (m *Manager) open() (err error) {
 		Logger: m.o.Logger}); err != nil {
 		return fmt.Errorf("peer: opening a UDP socket at %s: %w", udp, err)
 	}
-	held := &gate{PacketConn: m.sock.Packets(), open: make(chan struct{})}
-	m.mux, err = webrtc.NewMux(held, webrtc.MuxOptions{Logger: m.o.Logger})
-	close(held.open)
-	if err != nil {
+	// Nothing around Packets: the Mux asks it for the socket, to send several packets at once.
+	if m.mux, err = webrtc.NewMux(m.sock.Packets(), webrtc.MuxOptions{Logger: m.o.Logger}); err != nil {
 		return fmt.Errorf("peer: %w", err)
 	}
 	m.server = link.NewServer(m.o.Store, link.ServerOptions{Compress: m.o.Compress, Logger: m.o.Logger, Pool: m.o.Pool})
 	return nil
-}
-
-// gate holds reads back until it is open: pion/ice's universal mux (4.4.0) begins to read before it is wholly made.
-type gate struct {
-	net.PacketConn
-	open chan struct{}
-}
-
-func (g *gate) ReadFrom(b []byte) (int, net.Addr, error) {
-	<-g.open
-	return g.PacketConn.ReadFrom(b)
 }
 
 // release closes what open opened.
