@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -67,7 +68,7 @@ func (c *Connector) post(ctx context.Context, path string, n names) (*http.Respo
 	if err != nil {
 		return nil, err
 	}
-	setBody(req, int64(len(raw)), body(raw))
+	setBody(req, int64(len(raw)), func() io.Reader { return bytes.NewReader(raw) })
 	req.Header.Set("Content-Type", "application/json")
 	return c.send(req, http.StatusOK)
 }

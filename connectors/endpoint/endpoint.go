@@ -1,7 +1,6 @@
 package endpoint
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -639,17 +638,8 @@ func (c *Connector) Wait(ctx context.Context, key connectors.Key) error {
 		return err
 	}
 	defer c.gate.Leave()
-	inner, cancel := context.WithCancel(ctx)
+	inner, cancel := c.lifetime(ctx)
 	defer cancel()
-	over := make(chan struct{})
-	defer close(over)
-	go func() { // Close ends it
-		select {
-		case <-c.gone:
-			cancel()
-		case <-over:
-		}
-	}()
 	pause := pollFirst
 	for {
 		wait := 0
@@ -678,9 +668,6 @@ func (c *Connector) Wait(ctx context.Context, key connectors.Key) error {
 		}
 	}
 }
-
-// body is a small request body that can be sent again.
-func body(b []byte) func() io.Reader { return func() io.Reader { return bytes.NewReader(b) } }
 
 // Status returns what the local endpoint says of itself: its storage, relay and peers, as JSON. It is errors.ErrUnsupported with one of ProxyStore's.
 func (c *Connector) Status(ctx context.Context) (json.RawMessage, error) {
