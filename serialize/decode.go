@@ -132,25 +132,15 @@ func openPickle(tag string, body *transport.Buffer) (opened, error) {
 	n.copyRoom = len(raw) // what arrays that share no bytes need at most
 	if o, ok := v.(*pickle.Object); ok {
 		if a, ok := n.array(o); ok {
-			if off, ok := offsetIn(raw, a.data); ok && lent {
-				a.buf, a.data = body.Slice(off, len(a.data)), nil
+			if lent {
+				if view, ok := body.View(a.data); ok {
+					a.buf, a.data = view, nil
+				}
 			}
 			return opened{array: a}, nil
 		}
 	}
 	return opened{value: n.value(v), arrays: n.arrays}, nil
-}
-
-// offsetIn returns where part, if it is a subslice of whole, starts.
-func offsetIn(whole, part []byte) (int, bool) {
-	if len(part) == 0 {
-		return 0, true
-	}
-	off := uintptr(unsafe.Pointer(unsafe.SliceData(part))) - uintptr(unsafe.Pointer(unsafe.SliceData(whole)))
-	if len(whole) == 0 || off > uintptr(len(whole)-len(part)) || len(part) > len(whole) {
-		return 0, false
-	}
-	return int(off), true
 }
 
 // DecodeAs returns an object as a T. It borrows buf, as [Codecs.Decode] does.

@@ -3,6 +3,7 @@ package transport
 import (
 	"fmt"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/proxyplane/proxyplane/internal/invariants"
 	"github.com/proxyplane/proxyplane/internal/rawmem"
@@ -155,6 +156,20 @@ func (b *Buffer) Slice(off, n int) *Buffer {
 	v := &Buffer{data: data, backing: b.backing, static: b.static, parent: b}
 	v.refs.Store(1)
 	return v
+}
+
+// View returns part, which somebody found in b's bytes, as Slice would. It reports false if part does not lie in b whole: a decoder may have computed it
+// instead of pointing at it. An empty part lies anywhere.
+func (b *Buffer) View(part []byte) (*Buffer, bool) {
+	whole := b.Bytes()
+	if len(part) == 0 {
+		return b.Slice(0, 0), true
+	}
+	off := uintptr(unsafe.Pointer(unsafe.SliceData(part))) - uintptr(unsafe.Pointer(unsafe.SliceData(whole)))
+	if len(part) > len(whole) || off > uintptr(len(whole)-len(part)) {
+		return nil, false
+	}
+	return b.Slice(int(off), len(part)), true
 }
 
 // Detach takes b and returns its bytes as memory that the garbage collector owns and that never becomes invalid. GC memory is returned as it

@@ -158,6 +158,32 @@ func TestViewsInEveryOrder(t *testing.T) {
 	}
 }
 
+func TestView(t *testing.T) {
+	memory := make([]byte, 30)
+	for i := range memory {
+		memory[i] = byte(i)
+	}
+	b := transport.FromBytes(memory[10:20:20])
+	defer b.Release()
+	for _, c := range []struct {
+		part []byte
+		ok   bool
+	}{
+		{memory[10:20], true}, {memory[10:11], true}, {memory[19:20], true}, {memory[12:15], true}, {nil, true}, {memory[25:25], true},
+		{memory[9:12], false}, {memory[19:21], false}, {memory[5:25], false}, {memory[0:5], false}, {memory[20:25], false}, {[]byte{10, 11}, false},
+	} {
+		v, ok := b.View(c.part)
+		if ok != c.ok || ok && string(v.Bytes()) != string(c.part) {
+			t.Errorf("%v: %v", c.part, ok)
+		}
+		v.Release()
+	}
+	empty := transport.FromBytes(nil)
+	if _, ok := empty.View(memory[:1]); ok {
+		t.Error("a part of nothing")
+	}
+}
+
 func TestSliceRange(t *testing.T) {
 	b := transport.FromBytes(make([]byte, 10))
 	for _, r := range [][2]int{{-1, 1}, {0, 11}, {11, 0}, {5, -1}, {5, 6}, {1 << 62, 1 << 62}} {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unsafe"
 
 	"github.com/proxyplane/proxyplane/serialize/pickle"
 	"github.com/proxyplane/proxyplane/transport"
@@ -94,19 +93,14 @@ func decode(msg *transport.Buffer) (*request, error) {
 	default:
 		return nil, corrupt("the data of an EndpointRequest is %T, not bytes", data)
 	}
-	r.data = view(msg, raw)
-	return r, nil
-}
-
-// view returns raw, which was decoded from msg, as a Buffer.
-func view(msg *transport.Buffer, raw []byte) *transport.Buffer {
-	whole := msg.Bytes()
-	// What a pickle computes instead of holding (bytes of protocols before 3) lies elsewhere, and is the collector's.
-	off := uintptr(unsafe.Pointer(unsafe.SliceData(raw))) - uintptr(unsafe.Pointer(unsafe.SliceData(whole)))
-	if len(raw) == 0 || off >= uintptr(len(whole)) {
-		return transport.FromBytes(raw)
+	if len(raw) > 0 {
+		if view, ok := msg.View(raw); ok {
+			r.data = view
+			return r, nil
+		}
 	}
-	return msg.Slice(int(off), len(raw))
+	r.data = transport.FromBytes(raw) // bytes of protocols before 3 are computed: they lie elsewhere, and are the collector's
+	return r, nil
 }
 
 // decodeDropped reads what is left of a message whose middle was not kept: everything but the data.

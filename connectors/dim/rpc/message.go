@@ -7,7 +7,6 @@ import (
 	"math"
 	"strings"
 	"unicode/utf8"
-	"unsafe"
 
 	"github.com/proxyplane/proxyplane/connectors"
 	"github.com/proxyplane/proxyplane/serialize/pickle"
@@ -212,13 +211,10 @@ func data(msg *transport.Buffer, f *pickle.Dict) (*transport.Buffer, error) {
 	if len(raw) == 0 {
 		return transport.FromBytes(nil), nil
 	}
-	whole := msg.Bytes()
-	// What a pickle computes instead of holding (bytes of protocols before 3) lies elsewhere, and is the collector's.
-	off := uintptr(unsafe.Pointer(unsafe.SliceData(raw))) - uintptr(unsafe.Pointer(unsafe.SliceData(whole)))
-	if off >= uintptr(len(whole)) {
-		return transport.FromBytes(raw), nil
+	if view, ok := msg.View(raw); ok {
+		return view, nil
 	}
-	return msg.Slice(int(off), len(raw)), nil
+	return transport.FromBytes(raw), nil // bytes of protocols before 3 are computed: they lie elsewhere, and are the collector's
 }
 
 // Opcodes of pickle protocol 5 that messages are written with.
