@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
@@ -173,51 +172,11 @@ func (r *request) fill(v any) (data any, err error) {
 		}
 	}
 	if e, _ := f.GetString("error"); e != nil {
-		r.err = newPeerError(e)
+		class, text := pickle.Exception(e)
+		r.err = &PeerError{Class: class, Text: text}
 	}
 	data, _ = f.GetString("data")
 	return data, nil
-}
-
-// maxText bounds what is kept of an exception's text.
-const maxText = 2000
-
-// newPeerError reads a pickled exception. It can be anything, so anything gives an error.
-func newPeerError(v any) *PeerError {
-	obj, ok := v.(*pickle.Object)
-	if !ok {
-		return &PeerError{Class: fmt.Sprintf("something that is no exception (%T)", v)}
-	}
-	e := &PeerError{Class: "an unknown exception"}
-	if g, ok := obj.Class(); ok {
-		e.Class = cut(strings.TrimPrefix(g.String(), "builtins."), 200)
-	}
-	var text strings.Builder
-	for i, a := range obj.Args {
-		if i > 0 {
-			text.WriteString(", ")
-		}
-		switch a := a.(type) {
-		case string:
-			text.WriteString(cut(a, maxText))
-		case nil, bool, int64, float64:
-			fmt.Fprint(&text, a)
-		default:
-			fmt.Fprintf(&text, "(%T)", a)
-		}
-		if text.Len() > maxText {
-			break
-		}
-	}
-	e.Text = cut(text.String(), maxText)
-	return e
-}
-
-func cut(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "..."
-	}
-	return s
 }
 
 // exception returns what Python's endpoint would have raised for err, or something that its HTTP API reports with the text.

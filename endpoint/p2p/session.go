@@ -262,7 +262,7 @@ func (s *Session) serve(r *request, msg *transport.Buffer) {
 	msg.Release()
 	defer obj.Release()
 	if answer.err != nil {
-		s.o.Logger.Info("refused a peer's request", "op", cut(r.op, 20), "key", cut(r.key, 100), "err", answer.err)
+		s.o.Logger.Info("refused a peer's request", "op", fmt.Sprintf("%.20s", r.op), "key", fmt.Sprintf("%.100s", r.key), "err", answer.err)
 	}
 	var data []byte
 	if obj != nil {

@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/proxyplane/proxyplane/serialize/pickle"
 	"github.com/proxyplane/proxyplane/transport"
@@ -42,9 +41,6 @@ func exception(err error) (class, text string) {
 	return "RuntimeError", "proxyplane: " + err.Error()
 }
 
-// maxText bounds what is kept of an exception's text.
-const maxText = 2000
-
 // ServerError is an exception that the server answered with. It unwraps to the sentinel that its class stands for, where there is one: MemoryError to
 // transport.ErrFull, OverflowError to ErrTooLarge, PermissionError to ErrDenied, ConnectionError to ErrUnavailable.
 type ServerError struct {
@@ -77,41 +73,6 @@ func (e *ServerError) Unwrap() error {
 
 // newServerError reads a pickled exception. It can be anything, so anything gives an error.
 func newServerError(v any) *ServerError {
-	obj, ok := v.(*pickle.Object)
-	if !ok {
-		return &ServerError{Class: fmt.Sprintf("something that is no exception (%T)", v)}
-	}
-	e := &ServerError{Class: "an unknown exception"}
-	if g, ok := obj.Class(); ok {
-		e.Class = g.String()
-		if g.Module == "builtins" {
-			e.Class = g.Name
-		}
-		e.Class = cut(e.Class, 200)
-	}
-	for i, a := range obj.Args {
-		if i > 0 {
-			e.Text += ", "
-		}
-		switch a := a.(type) {
-		case string:
-			e.Text += cut(a, maxText)
-		case nil, bool, int64, float64:
-			e.Text += fmt.Sprint(a)
-		default:
-			e.Text += fmt.Sprintf("(%T)", a)
-		}
-		if len(e.Text) > maxText {
-			break
-		}
-	}
-	e.Text = cut(e.Text, maxText)
-	return e
-}
-
-func cut(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "..."
-	}
-	return s
+	class, text := pickle.Exception(v)
+	return &ServerError{Class: class, Text: text}
 }
