@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -151,9 +152,11 @@ func TestEndpointLife(t *testing.T) {
 	}
 	// A killed daemon leaves a pid file, which does not keep the next from starting.
 	pid := strings.TrimSpace(string(must(os.ReadFile(filepath.Join(home, "here", "daemon.pid")))))
-	var n int
-	fmt.Sscan(pid, &n)
-	syscall.Kill(n, syscall.SIGKILL)
+	daemon, err := os.FindProcess(must(strconv.Atoi(pid)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	daemon.Kill()
 	for i := 0; !strings.Contains(e.ok("", "endpoint", "list"), "HANGING"); i++ {
 		if i == 100 {
 			t.Fatal("it is not hanging")
