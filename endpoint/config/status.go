@@ -56,6 +56,11 @@ func status(dir string) (Status, int) {
 	if _, err := readMain(dir); err != nil {
 		return Unknown, 0
 	}
+	return process(dir)
+}
+
+// process is status by the pid file alone.
+func process(dir string) (Status, int) {
 	path := filepath.Join(dir, PIDFile)
 	fi, err := os.Stat(path)
 	if err != nil || !fi.Mode().IsRegular() {
@@ -210,7 +215,8 @@ func Remove(home, name string) error {
 	if _, err := os.Stat(dir); err != nil || !ValidName(name) {
 		return fmt.Errorf("an endpoint named %s does not exist: %w", name, fs.ErrNotExist)
 	}
-	if s, _ := status(dir); s == Running || s == Hanging {
+	s, _ := status(dir)
+	if p, _ := process(dir); p == Running || s == Hanging { // running with a configuration that has become invalid counts, too
 		return fmt.Errorf("%w: endpoint %s must be stopped before removing", ErrRunning, name)
 	}
 	return os.RemoveAll(dir)
@@ -220,7 +226,7 @@ func Remove(home, name string) error {
 const DefaultGrace = 10 * time.Second
 
 // Stop ends an endpoint that runs on this host: SIGTERM, then after grace (0: DefaultGrace) SIGKILL, and the pid file is removed. stopped is false
-// if it did not run, which is no error. On Windows, which has no such signals, it is errors.ErrUnsupported.
+// if it did not run, which is no error. One that runs is ended even if its configuration has become invalid meanwhile. On Windows, which has no such signals, it is errors.ErrUnsupported.
 // Source: proxystore.endpoint.commands.stop_endpoint.
 func Stop(ctx context.Context, home, name string, grace time.Duration) (stopped bool, err error) {
 	if grace <= 0 {
@@ -228,7 +234,10 @@ func Stop(ctx context.Context, home, name string, grace time.Duration) (stopped 
 	}
 	dir := filepath.Join(home, name)
 	path := filepath.Join(dir, PIDFile)
-	s, pid := status(dir)
+	s, pid := process(dir)
+	if _, err := readMain(dir); !ValidName(name) || err != nil && s != Running {
+		s = Unknown
+	}
 	switch s {
 	case Unknown:
 		return false, fmt.Errorf("endpoint %s: %w", name, ErrUnknown)

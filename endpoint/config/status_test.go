@@ -322,7 +322,7 @@ func TestHelperProcess(t *testing.T) {
 	case "stubborn":
 		ignoreTerm()
 		fallthrough
-	case "obedient":
+	case "obedient", "misconfigured":
 		os.Stdout.WriteString("ready\n")
 		time.Sleep(time.Minute)
 	}
@@ -340,7 +340,7 @@ func TestStop(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		return
 	}
-	for _, kind := range []string{"obedient", "stubborn"} {
+	for _, kind := range []string{"obedient", "misconfigured", "stubborn"} {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestHelperProcess$")
 		cmd.Env = append(os.Environ(), "PROXYPLANE_TEST_HELPER="+kind)
 		out, err := cmd.StdoutPipe()
@@ -357,6 +357,22 @@ func TestStop(t *testing.T) {
 		go func() { cmd.Wait(); close(ended) }()
 		path := writePID(t, dir, strconv.Itoa(cmd.Process.Pid))
 		grace := time.Minute
+		file := filepath.Join(dir, ConfigFile)
+		before, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == "misconfigured" {
+			if err := os.WriteFile(file, []byte("port = ["), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if s := GetStatus(home, "ep"); s != Unknown {
+				t.Error(s)
+			}
+			if err := Remove(home, "ep"); !errors.Is(err, ErrRunning) {
+				t.Error(err)
+			}
+		}
 		if kind == "stubborn" {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 			if _, err := Stop(ctx, home, "ep", grace); !errors.Is(err, context.DeadlineExceeded) {
@@ -367,6 +383,9 @@ func TestStop(t *testing.T) {
 		}
 		if stopped, err := Stop(t.Context(), home, "ep", grace); !stopped || err != nil {
 			t.Error(kind, stopped, err)
+		}
+		if err := os.WriteFile(file, before, 0o600); err != nil {
+			t.Fatal(err)
 		}
 		<-ended
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
