@@ -53,7 +53,7 @@ type ExtraRelay struct {
 type ExtraPeer struct {
 	Listen    string   `toml:"listen"`     // "host:port" for TLS and QUIC from peers, "off", or ":0" (default): all addresses, any port
 	Advertise []string `toml:"advertise"`  // "host:port" that peers are told beside those of this host: a forwarded port, say
-	Lanes     int      `toml:"lanes"`      // parallel streams per transfer; 0: the default
+	Lanes     int      `toml:"lanes"`      // parallel streams per transfer; 0: as many as are faster
 	Compress  string   `toml:"compress"`   // "none" (or empty), "s2", "zstd", "auto"
 	RelayOnly bool     `toml:"relay_only"` // only TURN candidates: hides this host's addresses
 	Loopback  bool     `toml:"loopback"`   // loopback candidates too, for several endpoints on one host without a network

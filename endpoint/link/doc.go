@@ -10,6 +10,8 @@
 // bytes. The rest is asked for in segments over all lanes for gets, several in flight on each, and given to the reader in order. A put of up to 256 KiB is one
 // request, too; a longer one is sent in segments over the lanes for puts. Transfers take turns: see transfer.
 //
+// There are four lanes for bulk in each direction to begin with, and up to sixteen where more turn out to be faster: see width.
+//
 // How much a lane has in flight follows from its rate and the round trip (see lane.flight), how long a segment is from the rate (lane.segment), how far a
 // transfer reads ahead from whether that would help (transfer.grow).
 //

@@ -72,6 +72,8 @@ func (p *fakePath) Accept(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+func (p *fakePath) Widen(context.Context, int) error { return nil }
+
 func (p *fakePath) Info() path.Info       { return path.Info{Kind: p.kind} }
 func (p *fakePath) Done() <-chan struct{} { return p.done }
 

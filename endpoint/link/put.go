@@ -141,9 +141,10 @@ func (w *writer) room(off int64) (int64, error) {
 			l.mu.Unlock()
 			return 0, w.err
 		}
-		n := min(firstSegment, int64(l.o.Segment))
+		n, lanes := min(firstSegment, int64(l.o.Segment)), l.o.Lanes
 		if l.wire != nil {
-			for _, ln := range l.wire.lanes[put] {
+			lanes = len(l.wire.using(put))
+			for _, ln := range l.wire.using(put) {
 				if ln.c != nil {
 					n = max(n, ln.segment())
 				}
@@ -158,7 +159,7 @@ func (w *writer) room(off int64) (int64, error) {
 			base = w.parts[0].off
 		}
 		// A few that wait keep the lanes busy; the rest of the window is for those in flight.
-		fits := w.held == 0 || w.held+n <= w.limit() && len(w.ready) < 2*l.o.Lanes && off+n-base <= uploadWindow
+		fits := w.held == 0 || w.held+n <= w.limit() && len(w.ready) < 2*lanes && off+n-base <= uploadWindow
 		if !fits && len(w.ready) == 0 && w.held+n > w.limit() {
 			w.grow()
 			fits = w.held+n <= w.limit() && off+n-base <= uploadWindow

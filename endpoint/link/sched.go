@@ -185,6 +185,7 @@ func (r *request) landed(n, came int64, err error) verdict {
 		ln.flow.out -= n
 		if err == nil {
 			ln.flow.landed(came, r)
+			ln.w.gauge(ln.group, came)
 		}
 	}
 	ln.done(r.c, false, what == again)
@@ -239,7 +240,7 @@ func (ln *lane) segment() int64 {
 // roomy returns the lane that would be done first with another piece, nil if none has room. Under mu.
 func (w *wire) roomy(dir int) *lane {
 	open := 0
-	for _, ln := range w.lanes[dir] {
+	for _, ln := range w.using(dir) {
 		if ln.c != nil {
 			open++
 		} else {
@@ -251,7 +252,7 @@ func (w *wire) roomy(dir int) *lane {
 	}
 	var best *lane
 	var soonest float64
-	for _, ln := range w.lanes[dir] {
+	for _, ln := range w.using(dir) {
 		if ln.c == nil {
 			continue
 		}

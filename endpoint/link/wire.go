@@ -42,6 +42,7 @@ type wire struct {
 	ctx    context.Context //nolint:containedctx // ends with the wire
 	cancel context.CancelFunc
 	lanes  [3][]*lane
+	widths [2]width      // of the directions
 	rtt    time.Duration // the shortest handshake: one round trip without a queue
 
 	seq      int64 // when it was adopted
@@ -78,6 +79,9 @@ func (l *Link) adopt(p path.Path) {
 		for range l.o.Lanes {
 			w.lanes[group] = append(w.lanes[group], &lane{w: w, group: group})
 		}
+	}
+	for dir := range w.widths {
+		w.widths[dir] = width{n: l.o.Lanes, most: l.o.widest}
 	}
 	l.wires[w] = struct{}{}
 	if l.wire == nil {

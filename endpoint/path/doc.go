@@ -34,7 +34,8 @@
 // [QUIC] and [WebRTC] are thin: a stream is a QUIC stream, or a data channel, ordered, reliable, labelled "proxyplane-<n>". Done is the connection's.
 //
 // A QUIC path is a [Group], which may have several connections to the peer, since quic-go has one congestion window for all streams of a connection, and with
-// losses by chance (0.1 % at 200 Mbit/s and 20 ms) one window fills a small part of the link. Streams are opened on the connections by turns. A connection that
-// ends takes its streams along and is passed over from then on; the path goes on over the others, and has ended when all have. Nothing on the wire
-// says which connections belong together: each side groups them as it likes, and need not do as the other does.
+// losses by chance (0.1 % at 200 Mbit/s and 20 ms) one window fills a small part of the link. A stream is opened on the connection that has the fewest. A
+// connection that ends takes its streams along and is passed over from then on; the path goes on over the others, and has ended when all have. Either side
+// may add connections (Widen), which tell by their ALPN that they are no path of their own (quic.ALPNMore). Nothing else on the wire says which connections
+// belong together: each side groups them as it likes, and need not do as the other does.
 package path

@@ -1,11 +1,14 @@
 package path
 
 import (
+	"context"
+	"errors"
 	"net"
 	"testing"
 	"time"
 
 	"github.com/proxyplane/proxyplane/transport"
+	"github.com/proxyplane/proxyplane/transport/quic"
 )
 
 // TestGroup ends the connections of a Path one by one: each takes its streams with it, every fourth one.
@@ -119,4 +122,82 @@ func TestGroupGrows(t *testing.T) {
 	must(t, q.Close())
 	<-opened
 	<-p.Done()
+}
+
+// TestGroupWiden adds connections by Widen, as far as it can, and looks where streams are opened then.
+func TestGroupWiden(t *testing.T) {
+	checkLeaks(t)
+	a, b := quicSocketPair(t)
+	da, _ := quicConn(t, a, b, b.Addr())
+	accepted := make(chan *quic.Conn, 4)
+	go func() {
+		for range cap(accepted) {
+			c, err := b.Accept(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			accepted <- c
+		}
+	}()
+	dialed := 0
+	refuse := errors.New("refused")
+	p := QUIC(da, Details{More: func(ctx context.Context, to net.Addr) (*quic.Conn, error) {
+		if dialed++; dialed > 4 { // no two calls at a time, as one more is asked for each time
+			return nil, refuse
+		}
+		if to.String() != b.Addr().String() {
+			t.Errorf("dials %v", to)
+		}
+		return a.DialMore(ctx, to)
+	}})
+	defer p.Close()
+	for n := range 6 {
+		err := p.Widen(t.Context(), n)
+		if want := n > 5; want != (err != nil) || p.Info().Conns != max(n, 1) {
+			t.Fatalf("%d connections wanted: %v; %+v", n, err, p.Info())
+		}
+	}
+	wantErr(t, p.Widen(t.Context(), 6), refuse)
+	if n := p.Info().Conns; n != 5 {
+		t.Fatalf("%d connections", n)
+	}
+	for range cap(accepted) {
+		if c := <-accepted; !c.More() {
+			t.Error("does not say that it belongs to others")
+		}
+	}
+	if da.More() {
+		t.Error("the first one says that it belongs to others")
+	}
+	// Two streams on each, then the emptiest ones.
+	var streams []net.Conn
+	for range 10 {
+		s, err := p.Open(t.Context())
+		must(t, err)
+		streams = append(streams, s)
+	}
+	for _, c := range p.conns {
+		if c.Opened() != 2 {
+			t.Errorf("%d streams on one", c.Opened())
+		}
+	}
+	streams[3].Close()
+	streams[3].Close()
+	streams[8].Close() // on the same one
+	for range 2 {
+		s, err := p.Open(t.Context())
+		must(t, err)
+		defer s.Close()
+	}
+	for _, c := range p.conns {
+		if c.Opened() != 2 {
+			t.Errorf("%d streams on one, after some were closed", c.Opened())
+		}
+	}
+	p.Close()
+	wantErr(t, p.Widen(t.Context(), 16), transport.ErrClosed)
+
+	one, _, _ := groupPair(t, 1)
+	wantErr(t, one.Widen(t.Context(), 2), errors.ErrUnsupported)
 }

@@ -168,17 +168,24 @@ func quicPair(t testing.TB) (dialed, accepted Path) {
 // quicConns makes n connections between two sockets; both ends are in the same order.
 func quicConns(t testing.TB, n int) (dialed, accepted []*quic.Conn) {
 	t.Helper()
-	a, err := quic.Listen("127.0.0.1:0", quic.Options{Certificate: certDial(), Verify: expect(certListen())})
-	must(t, err)
-	t.Cleanup(func() { a.Close() })
-	b, err := quic.Listen("127.0.0.1:0", quic.Options{Certificate: certListen(), Verify: expect(certDial())})
-	must(t, err)
-	t.Cleanup(func() { b.Close() })
+	a, b := quicSocketPair(t)
 	for range n {
 		d, c := quicConn(t, a, b, b.Addr())
 		dialed, accepted = append(dialed, d), append(accepted, c)
 	}
 	return dialed, accepted
+}
+
+// quicSocketPair is two sockets on loopback that let each other in.
+func quicSocketPair(t testing.TB) (a, b *quic.Socket) {
+	t.Helper()
+	a, err := quic.Listen("127.0.0.1:0", quic.Options{Certificate: certDial(), Verify: expect(certListen())})
+	must(t, err)
+	t.Cleanup(func() { a.Close() })
+	b, err = quic.Listen("127.0.0.1:0", quic.Options{Certificate: certListen(), Verify: expect(certDial())})
+	must(t, err)
+	t.Cleanup(func() { b.Close() })
+	return a, b
 }
 
 // groupPair is two Paths of n connections each.

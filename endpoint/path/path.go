@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/proxyplane/proxyplane/transport"
+	"github.com/proxyplane/proxyplane/transport/quic"
 )
 
 // The kinds of paths, in Info.Kind.
@@ -30,6 +31,9 @@ type Path interface {
 	// Accept returns the next stream on which the peer is the client. The caller closes it. Errors are as with Open. Streams that nobody accepts are bounded
 	// by the limit of streams.
 	Accept(ctx context.Context) (net.Conn, error)
+	// Widen has the Path get along with n bulk streams at once: where streams share a congestion window, as those of one QUIC connection do, it makes more of
+	// those if there are fewer than n. Errors match errors.ErrUnsupported if this Path cannot; then all is as before. ctx bounds the call.
+	Widen(ctx context.Context, n int) error
 	// Info says what the Path is, and how long a round trip takes now.
 	Info() Info
 	// Done is closed when the Path has ended, which within some 15 s is also noticed if the peer vanished without a word.
@@ -45,6 +49,7 @@ type Info struct {
 	Kind          string // KindTLS, KindQUIC or KindWebRTC
 	Local, Remote string // "ip:port" of both ends, as this side sees them
 	Relayed       bool   // a TURN server is on the way
+	Conns         int    // of TCP or QUIC that it consists of now; 1 with data channels
 	RTT           time.Duration
 	Since         time.Time // when it was established
 }
@@ -53,6 +58,8 @@ type Info struct {
 type Details struct {
 	Local, Remote string // "ip:port" of the ICE pair; empty: what the connection says
 	Relayed       bool
+	// More dials another connection to the same peer, at to, for Widen of a QUIC Path. nil: it cannot be widened.
+	More func(ctx context.Context, to net.Addr) (*quic.Conn, error)
 }
 
 var errClosed = fmt.Errorf("path: %w", transport.ErrClosed)

@@ -2,6 +2,8 @@ package path
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -17,14 +19,18 @@ func QUIC(c *quic.Conn, d Details) *Group {
 	return p
 }
 
-// A Group is a Path of one or several QUIC connections to the same peer, each of which has a congestion window of its own. Streams are opened on them by turns,
-// the first one on the first connection. One that ends takes its own streams with it and no others; the Path has ended when all have.
+// MaxConns is how many connections Widen makes a Group have at most, and how many Add takes.
+const MaxConns = 16
+
+// A Group is a Path of one or several QUIC connections to the same peer, each of which has a congestion window of its own. A stream is opened on the one
+// with the fewest, the first one on the first connection. One that ends takes its own streams with it and no others; the Path has ended when all have.
 type Group struct {
 	d       Details
 	since   time.Time
 	accepts chan net.Conn
 	done    chan struct{}
 	wg      sync.WaitGroup
+	widen   sync.Mutex // one at a time
 
 	mu    sync.Mutex
 	conns []*quic.Conn // that have not ended
@@ -33,11 +39,11 @@ type Group struct {
 	err   error // it has ended, or is being closed
 }
 
-// Add adds a connection, and takes it. It reports false if the Path has ended: then c stays the caller's.
+// Add adds a connection, and takes it. It reports false if the Path has ended, or has MaxConns: then c stays the caller's.
 func (p *Group) Add(c *quic.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err != nil {
+	if p.err != nil || len(p.conns) >= MaxConns {
 		return false
 	}
 	p.conns = append(p.conns, c)
@@ -91,21 +97,54 @@ func (p *Group) Open(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// next returns the connection whose turn it is.
+// Widen is Path's. It dials what is missing to n connections, or to MaxConns, all at once.
+func (p *Group) Widen(ctx context.Context, n int) error {
+	if p.d.More == nil {
+		return fmt.Errorf("path: more connections: %w", errors.ErrUnsupported)
+	}
+	p.widen.Lock()
+	defer p.widen.Unlock()
+	p.mu.Lock()
+	to, err := p.first.RemoteAddr(), p.err
+	errs := make([]error, max(min(n, MaxConns)-len(p.conns), 0))
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			c, err := p.d.More(ctx, to)
+			if err == nil && !p.Add(c) {
+				c.Close()
+				err = errClosed
+			}
+			errs[i] = err
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// next returns the connection with the fewest streams, among equals that whose turn it is.
 func (p *Group) next() (*quic.Conn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
 		return nil, p.err
 	}
-	for range p.conns {
-		c := p.conns[p.turn%len(p.conns)]
-		p.turn++
-		if !over(c) {
-			return c, nil
+	var best *quic.Conn
+	for i := range p.conns {
+		c := p.conns[(p.turn+i)%len(p.conns)]
+		if !over(c) && (best == nil || c.Opened() < best.Opened()) {
+			best = c
 		}
 	}
-	return nil, p.first.Err() // all have ended, which accept is about to notice
+	p.turn++
+	if best == nil {
+		return nil, p.first.Err() // all have ended, which accept is about to notice
+	}
+	return best, nil
 }
 
 func over(c *quic.Conn) bool {
@@ -162,9 +201,9 @@ func (p *Group) Close() error {
 // Info is Path's: addresses and round trip are the first connection's.
 func (p *Group) Info() Info {
 	p.mu.Lock()
-	c := p.first
+	c, n := p.first, len(p.conns)
 	p.mu.Unlock()
-	i := Info{Kind: KindQUIC, Local: p.d.Local, Remote: p.d.Remote, Relayed: p.d.Relayed, RTT: c.RTT(), Since: p.since}
+	i := Info{Kind: KindQUIC, Conns: n, Local: p.d.Local, Remote: p.d.Remote, Relayed: p.d.Relayed, RTT: c.RTT(), Since: p.since}
 	if i.Local == "" {
 		i.Local = c.LocalAddr().String()
 	}

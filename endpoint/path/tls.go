@@ -305,9 +305,15 @@ func (p *tlsPath) Accept(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// Widen implements Path: each stream is a connection of its own already.
+func (p *tlsPath) Widen(context.Context, int) error { return nil }
+
 // Info implements Path.
 func (p *tlsPath) Info() Info {
-	return Info{Kind: KindTLS, Local: p.control.LocalAddr().String(), Remote: p.control.RemoteAddr().String(), RTT: time.Duration(p.rtt.Load()),
+	p.mu.Lock()
+	n := 1 + len(p.streams) + len(p.idle)
+	p.mu.Unlock()
+	return Info{Kind: KindTLS, Conns: n, Local: p.control.LocalAddr().String(), Remote: p.control.RemoteAddr().String(), RTT: time.Duration(p.rtt.Load()),
 		Since: p.since}
 }
 

@@ -2,6 +2,7 @@ package path
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -102,8 +103,13 @@ func (p *channelPath[C]) failure(ctx context.Context, err error) error {
 	return fmt.Errorf("path: %w: data channel: %w", transport.ErrUnavailable, err)
 }
 
+// Widen is Path's: all channels share SCTP's one window.
+func (p *channelPath[C]) Widen(context.Context, int) error {
+	return fmt.Errorf("path: more associations: %w", errors.ErrUnsupported)
+}
+
 func (p *channelPath[C]) Info() Info {
-	return Info{Kind: KindWebRTC, Local: p.d.Local, Remote: p.d.Remote, Relayed: p.d.Relayed, RTT: p.c.RTT(), Since: p.since}
+	return Info{Kind: KindWebRTC, Conns: 1, Local: p.d.Local, Remote: p.d.Remote, Relayed: p.d.Relayed, RTT: p.c.RTT(), Since: p.since}
 }
 
 func (p *channelPath[C]) Done() <-chan struct{} { return p.c.Done() }

@@ -24,7 +24,8 @@
 // way is tried at once: each side dials the other's TLS addresses (that of the greater UUID a little later, so that one connection is made and not two),
 // ICE looks for a pair of UDP addresses, over which the offerer dials QUIC, and where neither came about within 3 s, data channels. QUIC is four connections, or
 // one if a TURN server is on the way, dialed at once, of which those that come within a second after the first are one path; the other side groups
-// them likewise, and asks on the path when it has four or 300 ms after the first. Either side serves each from the start. The best one there
+// them likewise, and asks on the path when it has four or 300 ms after the first. Either side serves each from the start, and may add others later, up to
+// 16, where they make transfers faster (see link's "Lanes"); with a TURN server there are none. The best one there
 // is takes new requests: TLS before QUIC before data channels, direct before relayed.
 //
 // Offers that cross: between our endpoints that of the smaller UUID wins. The winner sends it again, should it not have arrived, and the other answers.

@@ -72,7 +72,7 @@ type Options struct {
 	Listen string
 	// Advertise is what peers are told to dial, besides the listener's own addresses: "host:port" or "host" (the listener's port), for forwarded ports.
 	Advertise []string
-	// Lanes is how many streams carry a peer's objects; 0 is link's default.
+	// Lanes is how many streams carry a peer's objects; 0 is link's default, which adapts.
 	Lanes int
 	// Compress is how objects are compressed on the way to our endpoints. Default: not.
 	Compress native.Compression

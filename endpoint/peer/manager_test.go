@@ -99,8 +99,27 @@ func TestQUICConns(t *testing.T) {
 	if na, nb := routes(ga), routes(gb); na != 1 || nb != 1 {
 		t.Fatalf("%d and %d paths", na, nb)
 	}
-	c, err := a.sock.Dial(ctx, b.sock.Addr())
-	if err != nil {
+	// More connections join that path, whichever side wants them.
+	for i, n := range []*peering{ga, gb} {
+		want := 2 * quicConns * (1 + i)
+		if err := n.best().Widen(ctx, want); err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range []*peering{ga, gb} {
+			until(t, "the connections", func() bool { return g.best().Info().Conns == want })
+		}
+	}
+	if err := ga.best().Widen(ctx, 99); err != nil {
+		t.Fatal(err)
+	}
+	c, err := a.sock.DialMore(ctx, b.sock.Addr())
+	if err == nil {
+		<-c.Done() // there is no room for it
+	}
+	if na, nb := routes(ga), routes(gb); na != 1 || nb != 1 || ga.best().Info().Conns != path.MaxConns {
+		t.Fatalf("%d and %d paths; %+v", na, nb, ga.best().Info())
+	}
+	if c, err = a.sock.Dial(ctx, b.sock.Addr()); err != nil {
 		t.Fatal(err)
 	}
 	p := path.QUIC(c, path.Details{})

@@ -436,11 +436,7 @@ func (g *peering) dialQUIC(ctx context.Context) error {
 	for range n {
 		go func() {
 			c, err := sock.Dial(ctx, net.UDPAddrFromAddrPort(pair.Remote))
-			if err == nil {
-				if err = g.verify(c.PeerCertificate()); err != nil {
-					c.Close()
-				}
-			}
+			c, err = g.verified(c, err)
 			results <- result{c, err}
 		}()
 	}
@@ -478,13 +474,36 @@ func (g *peering) dialQUIC(ctx context.Context) error {
 	return err
 }
 
+// verified returns a QUIC connection that was dialed, if its certificate is the peer's.
+func (g *peering) verified(c *quic.Conn, err error) (*quic.Conn, error) {
+	if err == nil {
+		if err = g.verify(c.PeerCertificate()); err == nil {
+			return c, nil
+		}
+		c.Close()
+	}
+	return nil, err
+}
+
+// more dials another connection for a direct QUIC path, whichever side has dialed the others.
+func (g *peering) more(ctx context.Context, to net.Addr) (*quic.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	return g.verified(g.p.m.sock.DialMore(ctx, to))
+}
+
+// details of a path over the pair that ICE chose.
 func (g *peering) details() path.Details {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.pair == nil {
-		return path.Details{}
+		return path.Details{More: g.more}
 	}
-	return path.Details{Local: g.pair.Local.String(), Remote: g.pair.Remote.String(), Relayed: g.pair.Relayed}
+	d := path.Details{Local: g.pair.Local.String(), Remote: g.pair.Remote.String(), Relayed: g.pair.Relayed}
+	if !d.Relayed {
+		d.More = g.more
+	}
+	return d
 }
 
 // acceptOwn accepts QUIC over the agent's connection.
@@ -509,6 +528,12 @@ type joining struct {
 // join takes a connection that the peer has dialed. Those that come together are one path, which is served at once, but taken into use when all are there or
 // joinRest has passed, as a Link opens its streams in one go. One that comes when the peer has given up the rest is the first of another path.
 func (g *peering) join(c *quic.Conn, d path.Details) {
+	if c.More() {
+		if group := g.group(); group == nil || !group.Add(c) {
+			c.Close()
+		}
+		return
+	}
 	g.mu.Lock()
 	if j := g.joining; j != nil && j.n < quicConns && time.Since(j.began) < 2*dialRest && j.path.Add(c) {
 		if j.n++; j.n == quicConns {
@@ -544,6 +569,18 @@ func (g *peering) join(c *quic.Conn, d path.Details) {
 		}
 		g.use(r)
 	})
+}
+
+// group returns the best QUIC path, nil if there is none.
+func (g *peering) group() *path.Group {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, r := range g.routes {
+		if group, ok := r.Path.(*path.Group); ok && !r.over() {
+			return group
+		}
+	}
+	return nil
 }
 
 // openChannels makes a path of data channels: the last resort. The answerer waits here for the offerer to want it.
@@ -770,7 +807,8 @@ func (m *Manager) acceptQUIC() {
 		}
 		if g, err := m.certs.find(c.PeerCertificate()); err == nil && g.ours && m.o.Paths&QUIC != 0 {
 			d := g.details()
-			g.join(c, path.Details{Relayed: d.Relayed})
+			d.Local, d.Remote = "", "" // the connection's own
+			g.join(c, d)
 		} else {
 			c.Close()
 		}

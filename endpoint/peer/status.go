@@ -50,6 +50,7 @@ type PathStatus struct {
 	Local   string        `json:"local"`
 	Remote  string        `json:"remote"`
 	Relayed bool          `json:"relayed"` // through a TURN server
+	Conns   int           `json:"conns"`   // of TCP or QUIC that it consists of
 	RTT     time.Duration `json:"rtt"`     // nanoseconds; 0: unknown
 	Since   time.Time     `json:"since"`
 }
@@ -136,7 +137,7 @@ func (g *peering) paths() []PathStatus {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.session != nil {
-		s := PathStatus{Kind: path.KindWebRTC, Since: g.began, RTT: g.conn.RTT()}
+		s := PathStatus{Kind: path.KindWebRTC, Conns: 1, Since: g.began, RTT: g.conn.RTT()}
 		if g.pair != nil {
 			s.Local, s.Remote, s.Relayed = g.pair.Local.String(), g.pair.Remote.String(), g.pair.Relayed
 		}
@@ -145,7 +146,7 @@ func (g *peering) paths() []PathStatus {
 	var out []PathStatus
 	for _, r := range g.routes {
 		i := r.Info()
-		out = append(out, PathStatus{i.Kind, i.Local, i.Remote, i.Relayed, i.RTT, i.Since})
+		out = append(out, PathStatus{i.Kind, i.Local, i.Remote, i.Relayed, i.Conns, i.RTT, i.Since})
 	}
 	return out
 }

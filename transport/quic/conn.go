@@ -22,6 +22,7 @@ type Conn struct {
 	qc     *quic.Conn
 	stop   func() bool
 	closed atomic.Bool
+	opened atomic.Int64
 }
 
 func newConn(s *Socket, qc *quic.Conn) *Conn {
@@ -33,11 +34,13 @@ func newConn(s *Socket, qc *quic.Conn) *Conn {
 // Open opens a stream. Where the peer allows no more of them it waits for one to end, as long as ctx. The peer sees it with the first byte that
 // is written to it, not before. The caller closes it. Errors match ErrUnavailable if the connection is broken and ErrClosed after Close.
 func (c *Conn) Open(ctx context.Context) (net.Conn, error) {
+	c.opened.Add(1)
 	s, err := c.qc.OpenStreamSync(ctx)
 	if err != nil {
+		c.opened.Add(-1)
 		return nil, fmt.Errorf("quic: opening a stream: %w", c.failure(ctx, err))
 	}
-	return &stream{c: c, s: s}, nil
+	return &stream{c: c, s: s, ours: true}, nil
 }
 
 // Accept returns the next stream that the peer has opened and written to. The caller closes it. Errors are as with Open.
@@ -48,6 +51,12 @@ func (c *Conn) Accept(ctx context.Context) (net.Conn, error) {
 	}
 	return &stream{c: c, s: s}, nil
 }
+
+// Opened returns how many streams are open, or about to be, that Open opened.
+func (c *Conn) Opened() int { return int(c.opened.Load()) }
+
+// More reports whether it is one beside others to the same peer, made by DialMore.
+func (c *Conn) More() bool { return c.qc.ConnectionState().TLS.NegotiatedProtocol == ALPNMore }
 
 // PeerCertificate lends the certificate that Verify accepted, in DER.
 func (c *Conn) PeerCertificate() []byte { return leaf(c.qc.ConnectionState().TLS.PeerCertificates) }
@@ -102,6 +111,7 @@ func (c *Conn) failure(ctx context.Context, err error) error {
 type stream struct {
 	c       *Conn
 	s       *quic.Stream
+	ours    bool // opened here
 	closed  atomic.Bool
 	writing sync.Mutex // held by a Write: quic.Stream.Close must not run beside one
 }
@@ -144,6 +154,9 @@ func (s *stream) failure(doing string, err error) error {
 func (s *stream) Close() error {
 	if s.closed.Swap(true) {
 		return nil
+	}
+	if s.ours {
+		s.c.opened.Add(-1)
 	}
 	s.s.CancelRead(codeClosed)
 	if s.writing.TryLock() {

@@ -22,6 +22,9 @@ import (
 // ALPN is the protocol that both sides name in the TLS handshake.
 const ALPN = "proxyplane-quic/1"
 
+// ALPNMore is that of connections that DialMore makes.
+const ALPNMore = "proxyplane-quic-more/1"
+
 // The defaults of Options.
 const (
 	DefaultIdleTimeout      = 10 * time.Second
@@ -29,7 +32,7 @@ const (
 	DefaultStreamWindow     = 32 << 20
 	DefaultConnWindow       = 64 << 20
 	DefaultStreams          = 256
-	DefaultMaxConns         = 1024
+	DefaultMaxConns         = 4096
 )
 
 const (
@@ -62,7 +65,7 @@ type Options struct {
 	StreamWindow, ConnWindow int64
 	// Streams is how many streams a peer may have open at once on one connection. Default 256.
 	Streams int
-	// MaxConns is how many accepted connections there may be, those in their handshake included. More are refused. Default 1024.
+	// MaxConns is how many accepted connections there may be, those in their handshake included. More are refused. Default 4096.
 	MaxConns int
 }
 
@@ -100,6 +103,7 @@ type Socket struct {
 	tr       *quic.Transport
 	listener *quic.Listener
 	client   *tls.Config
+	more     *tls.Config // client's, for DialMore
 	conf     *quic.Config
 	other    *packets
 	admitted atomic.Int64
@@ -146,7 +150,10 @@ func NewSocket(pc net.PacketConn, o Options) (*Socket, error) {
 		SessionTicketsDisabled: true}
 	s.client = base.Clone()
 	s.client.InsecureSkipVerify = true // there is no authority and no name: VerifyConnection decides
+	s.more = s.client.Clone()
+	s.more.NextProtos = []string{ALPNMore}
 	server := base.Clone()
+	server.NextProtos = []string{ALPN, ALPNMore}
 	server.ClientAuth = tls.RequireAnyClientCert
 	s.conf = &quic.Config{
 		Versions:                       []quic.Version{quic.Version1},
@@ -202,6 +209,15 @@ func (s *Socket) Addr() net.Addr { return s.pc.LocalAddr() }
 // Dial connects to a Socket at that address. ctx bounds the handshake. Errors match transport.ErrUnavailable if nobody answers, ErrDenied if one side did not
 // accept the other's certificate, ErrClosed after Close, or ctx's own.
 func (s *Socket) Dial(ctx context.Context, to net.Addr) (*Conn, error) {
+	return s.dial(ctx, to, s.client)
+}
+
+// DialMore does as Dial, and says that there is a connection to that peer already, beside which this one is to carry streams: see Conn.More.
+func (s *Socket) DialMore(ctx context.Context, to net.Addr) (*Conn, error) {
+	return s.dial(ctx, to, s.more)
+}
+
+func (s *Socket) dial(ctx context.Context, to net.Addr, conf *tls.Config) (*Conn, error) {
 	if !s.enter() {
 		return nil, errSocketClosed
 	}
@@ -210,7 +226,7 @@ func (s *Socket) Dial(ctx context.Context, to net.Addr) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	qc, err := s.tr.Dial(ctx, addr, s.client, s.conf)
+	qc, err := s.tr.Dial(ctx, addr, conf, s.conf)
 	if err == nil {
 		err = awaitAccepted(ctx, qc)
 	}
