@@ -18,6 +18,11 @@ const (
 	otherCost = 128
 	// maxPacket is the longest packet that quic-go takes from the socket; a longer one comes cut off.
 	maxPacket = 1452
+	// gatherTime is for how long packets that are not QUIC may gather in the socket, once there were gatherFrom of them within it. Data channels acknowledge
+	// nearly every packet, and where each of those wakes a reader, that takes more of both ends' processors than all else (the sender's system does the
+	// waking, if both are on one machine).
+	gatherTime = 500 * time.Microsecond
+	gatherFrom = 6
 	// socketBuffer is what the kernel is asked to hold, either way.
 	socketBuffer = 7 << 20
 )
@@ -217,9 +222,26 @@ func (s *plainSource) SetWriteBuffer(int) error { return nil }
 // udpSource is a UDP socket with all that quic-go makes of one.
 type udpSource struct {
 	*net.UDPConn
-	p     *packets
-	batch *ipv4.PacketConn
-	sized bool // SetWriteBuffer was called
+	p      *packets
+	batch  *ipv4.PacketConn
+	sized  bool // SetWriteBuffer was called
+	gather gather
+	pause  bool // before the next batch
+}
+
+// gather decides when a reader should wait for more packets to come together. It belongs to the one goroutine that reads.
+type gather struct {
+	began time.Time // of the time in which packets are counted
+	n     int       // that came in it
+}
+
+// came counts n packets, and reports whether those that come next should gather. drained says that there were no more.
+func (g *gather) came(n int, drained bool, now time.Time) bool {
+	if now.Sub(g.began) > 2*gatherTime { // also after a pause, which may take as long
+		g.began, g.n = now, 0
+	}
+	g.n += n
+	return drained && g.n >= gatherFrom
 }
 
 // ReadFrom is what quic-go calls where the system has no recvmmsg.
@@ -227,14 +249,20 @@ func (s *udpSource) ReadFrom(b []byte) (int, net.Addr, error) { return s.p.take(
 
 // ReadBatch is what it calls elsewhere. A packet that is not QUIC stays in ms with no bytes, which quic-go passes over.
 func (s *udpSource) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
+	if s.pause { // not before the last ones were handed on
+		time.Sleep(gatherTime)
+	}
 	n, err := s.batch.ReadBatch(ms, flags)
+	others := 0
 	for i := range max(n, 0) {
 		m := &ms[i]
 		if b := m.Buffers[0][:m.N]; notQUIC(b) {
 			s.p.put(b, m.Addr)
 			m.N, m.NN = 0, 0
+			others++
 		}
 	}
+	s.pause = others > 0 && s.gather.came(others, n < len(ms), time.Now())
 	return n, err
 }
 

@@ -196,3 +196,39 @@ func TestFromConn(t *testing.T) {
 	}
 	connect(t, a, b, pa.RemoteAddr())
 }
+
+// TestGather tells when packets that come at a rate are left to gather.
+func TestGather(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		every   time.Duration // a packet comes
+		drained bool
+		want    bool // after many of them
+	}{
+		{"many", gatherTime / gatherFrom, true, true},
+		{"many, and more are there", gatherTime / gatherFrom, false, false},
+		{"few", gatherTime, true, false},
+		{"keep-alives", time.Second, true, false},
+	} {
+		var g gather
+		now := time.Unix(1, 0)
+		paused := false
+		for range 100 {
+			now = now.Add(c.every)
+			paused = g.came(1, c.drained, now) || paused
+		}
+		if paused != c.want {
+			t.Errorf("%s: %v", c.name, paused)
+		}
+	}
+	// Once they gather, there are as many after each pause.
+	var g gather
+	now := time.Unix(1, 0)
+	g.came(gatherFrom, true, now)
+	for range 10 {
+		now = now.Add(2*gatherTime + time.Millisecond) // a pause of the system's making
+		if !g.came(gatherFrom, true, now) {
+			t.Fatal("they do not gather any more")
+		}
+	}
+}
