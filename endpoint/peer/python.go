@@ -21,6 +21,14 @@ const maxChannels = 256
 // the processor, which is what limits it.
 const pythonStep = 2 << 10
 
+// pythonMTU4 and pythonMTU6 are the sizes of SCTP packets that fit into Ethernet's 1500 bytes over IPv4 and IPv6, with UDP and DTLS: a Python endpoint's
+// processor works per packet, and aiortc itself sends packets of 1188 bytes (older versions: 1228). Where the path does not carry them they have
+// webrtc's default, which fits into the 1280 bytes that VPNs often have; 1228 does not.
+const (
+	pythonMTU4 = 1432
+	pythonMTU6 = 1412
+)
+
 // label is how proxystore.p2p.connection.PeerConnection.send_offer names its channels: index and number.
 var label = regexp.MustCompile(`^p2p-([0-9]{1,4})-([0-9]{1,4})$`)
 
@@ -28,13 +36,18 @@ var label = regexp.MustCompile(`^p2p-([0-9]{1,4})-([0-9]{1,4})$`)
 func (g *peering) python(ctx context.Context) error {
 	m := g.p.m
 	g.note("ice", nil)
-	if _, err := g.agent.Connect(ctx); err != nil {
+	found, err := g.agent.Connect(ctx)
+	if err != nil {
 		g.note("ice", err)
 		return g.noPath(time.Since(g.began))
 	}
 	g.unnote("ice")
 	g.note(path.KindWebRTC, nil)
-	if err := g.agent.Tune(webrtc.Tuning{WindowStep: pythonStep}); err != nil {
+	tuning := webrtc.Tuning{WindowStep: pythonStep, ProbeMTU: pythonMTU6}
+	if found.Remote.Addr().Is4() {
+		tuning.ProbeMTU = pythonMTU4
+	}
+	if err := g.agent.Tune(tuning); err != nil {
 		return fmt.Errorf("peer: %w", err)
 	}
 	conn, err := g.agent.Channels(ctx)

@@ -149,6 +149,7 @@ type packets struct {
 	ready   chan struct{} // closed when pion can stand a packet: it begins to read before it has set itself up
 	closed  atomic.Bool
 	routes  sync.Map   // netip.AddrPort -> *Agent whose selected pair leads there
+	probes  sync.Map   // transaction id -> *pending
 	reading sync.Mutex // held while a packet is waited for
 }
 
@@ -183,6 +184,8 @@ func (p *packets) ReadFrom(b []byte) (int, net.Addr, error) {
 				agent.(*Agent).dtls.Load().buf.Write(b[:n]) // see Agent.receive
 				continue
 			}
+		} else if p.answer(b[:n], a) {
+			continue
 		}
 		if _, ok := from.(*net.UDPAddr); !ok {
 			from = net.UDPAddrFromAddrPort(a)
