@@ -18,11 +18,15 @@ const (
 	otherCost = 128
 	// maxPacket is the longest packet that quic-go takes from the socket; a longer one comes cut off.
 	maxPacket = 1452
-	// gatherTime is for how long packets that are not QUIC may gather in the socket, once there were gatherFrom of them within it. Data channels acknowledge
-	// nearly every packet, and where each of those wakes a reader, that takes more of both ends' processors than all else (the sender's system does the
-	// waking, if both are on one machine).
-	gatherTime = 500 * time.Microsecond
-	gatherFrom = 6
+	// gatherShort and gatherLong are for how long packets that are not QUIC may gather in the socket, once gatherFrom of them came within gatherSpan. Data
+	// channels acknowledge nearly every packet, and where each of those wakes a reader, that takes more of both ends' processors than all else (the
+	// sender's system does the waking, if both are on one machine). What is not longer than shortPacket is an acknowledgement, which may wait; data
+	// that waits holds up whoever has sent it.
+	gatherShort = 1500 * time.Microsecond
+	gatherLong  = 500 * time.Microsecond
+	gatherSpan  = 3 * time.Millisecond
+	gatherFrom  = 12
+	shortPacket = 200
 	// socketBuffer is what the kernel is asked to hold, either way.
 	socketBuffer = 7 << 20
 )
@@ -226,22 +230,29 @@ type udpSource struct {
 	batch  *ipv4.PacketConn
 	sized  bool // SetWriteBuffer was called
 	gather gather
-	pause  bool // before the next batch
+	pause  time.Duration // before the next batch
 }
 
 // gather decides when a reader should wait for more packets to come together. It belongs to the one goroutine that reads.
 type gather struct {
-	began time.Time // of the time in which packets are counted
-	n     int       // that came in it
+	began   time.Time // of the span in which packets are counted
+	n, long int       // all that came in it, and those that are longer than shortPacket
 }
 
-// came counts n packets, and reports whether those that come next should gather. drained says that there were no more.
-func (g *gather) came(n int, drained bool, now time.Time) bool {
-	if now.Sub(g.began) > 2*gatherTime { // also after a pause, which may take as long
-		g.began, g.n = now, 0
+// came counts n packets, and returns for how long those that come next should gather. drained says that there were no more.
+func (g *gather) came(n, long int, drained bool, now time.Time) time.Duration {
+	if now.Sub(g.began) > gatherSpan {
+		*g = gather{began: now}
 	}
 	g.n += n
-	return drained && g.n >= gatherFrom
+	g.long += long
+	switch {
+	case !drained || g.n < gatherFrom:
+		return 0
+	case g.long < g.n/4:
+		return gatherShort
+	}
+	return gatherLong
 }
 
 // ReadFrom is what quic-go calls where the system has no recvmmsg.
@@ -249,20 +260,24 @@ func (s *udpSource) ReadFrom(b []byte) (int, net.Addr, error) { return s.p.take(
 
 // ReadBatch is what it calls elsewhere. A packet that is not QUIC stays in ms with no bytes, which quic-go passes over.
 func (s *udpSource) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
-	if s.pause { // not before the last ones were handed on
-		time.Sleep(gatherTime)
-	}
+	time.Sleep(s.pause) // now, when the last ones have been handed on
 	n, err := s.batch.ReadBatch(ms, flags)
-	others := 0
+	others, long := 0, 0
 	for i := range max(n, 0) {
 		m := &ms[i]
 		if b := m.Buffers[0][:m.N]; notQUIC(b) {
 			s.p.put(b, m.Addr)
-			m.N, m.NN = 0, 0
 			others++
+			if m.N > shortPacket {
+				long++
+			}
+			m.N, m.NN = 0, 0
 		}
 	}
-	s.pause = others > 0 && s.gather.came(others, n < len(ms), time.Now())
+	s.pause = 0
+	if others > 0 {
+		s.pause = s.gather.came(others, long, n < len(ms), time.Now())
+	}
 	return n, err
 }
 

@@ -197,37 +197,43 @@ func TestFromConn(t *testing.T) {
 	connect(t, a, b, pa.RemoteAddr())
 }
 
-// TestGather tells when packets that come at a rate are left to gather.
+// TestGather tells for how long packets that come at a rate are left to gather.
 func TestGather(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		every   time.Duration // a packet comes
+		long    int           // of ten are
 		drained bool
-		want    bool // after many of them
+		want    time.Duration
 	}{
-		{"many", gatherTime / gatherFrom, true, true},
-		{"many, and more are there", gatherTime / gatherFrom, false, false},
-		{"few", gatherTime, true, false},
-		{"keep-alives", time.Second, true, false},
+		{"acknowledgements", gatherSpan / gatherFrom / 2, 0, true, gatherShort},
+		{"acknowledgements and a few others", gatherSpan / gatherFrom / 2, 1, true, gatherShort},
+		{"acknowledgements, and more are there", gatherSpan / gatherFrom / 2, 0, false, 0},
+		{"data", gatherSpan / gatherFrom / 2, 10, true, gatherLong},
+		{"few", gatherSpan, 5, true, 0},
+		{"keep-alives", time.Second, 0, true, 0},
 	} {
 		var g gather
 		now := time.Unix(1, 0)
-		paused := false
-		for range 100 {
+		var pause time.Duration
+		for i := range 1000 {
 			now = now.Add(c.every)
-			paused = g.came(1, c.drained, now) || paused
+			long := 0
+			if i%10 < c.long {
+				long = 1
+			}
+			pause = max(pause, g.came(1, long, c.drained, now))
 		}
-		if paused != c.want {
-			t.Errorf("%s: %v", c.name, paused)
+		if pause != c.want {
+			t.Errorf("%s: %v, want %v", c.name, pause, c.want)
 		}
 	}
-	// Once they gather, there are as many after each pause.
+	// Once they gather, there are as many after each pause, even one of the system's making.
 	var g gather
 	now := time.Unix(1, 0)
-	g.came(gatherFrom, true, now)
 	for range 10 {
-		now = now.Add(2*gatherTime + time.Millisecond) // a pause of the system's making
-		if !g.came(gatherFrom, true, now) {
+		now = now.Add(gatherSpan + time.Millisecond)
+		if g.came(gatherFrom, 0, true, now) == 0 {
 			t.Fatal("they do not gather any more")
 		}
 	}
