@@ -21,6 +21,9 @@ const maxChannels = 256
 // the processor, which is what limits it.
 const pythonStep = 2 << 10
 
+// pythonBuffer is what such a buffer holds of packets of either size: 90 times 1160 bytes, and less of the kernel's memory if they are longer.
+const pythonBuffer = 96 << 10
+
 // pythonMTU4 and pythonMTU6 are the sizes of SCTP packets that fit into Ethernet's 1500 bytes over IPv4 and IPv6, with UDP and DTLS: a Python endpoint's
 // processor works per packet, and aiortc itself sends packets of 1188 bytes (older versions: 1228). Where the path does not carry them they have
 // webrtc's default, which fits into the 1280 bytes that VPNs often have; 1228 does not.
@@ -43,7 +46,7 @@ func (g *peering) python(ctx context.Context) error {
 	}
 	g.unnote("ice")
 	g.note(path.KindWebRTC, nil)
-	tuning := webrtc.Tuning{WindowStep: pythonStep, ProbeMTU: pythonMTU6}
+	tuning := webrtc.Tuning{WindowStep: pythonStep, PeerBuffer: pythonBuffer, ProbeMTU: pythonMTU6}
 	if found.Remote.Addr().Is4() {
 		tuning.ProbeMTU = pythonMTU4
 	}

@@ -57,6 +57,9 @@ type Tuning struct {
 	MinWindow int
 	// WindowStep is what the congestion window grows by per round trip when losses have shown that the path is nearly full, in bytes. Default: 32 KiB.
 	WindowStep int
+	// PeerBuffer is how many bytes the peer's socket holds at least. If it is given, no more than that is kept waiting there: what is in flight follows
+	// the rate and the round-trip time. Default: 0, not known; the congestion window alone decides, which grows until packets are lost.
+	PeerBuffer int
 	// MaxChannels is how many channels the peer may have open. Default: 256.
 	MaxChannels int
 }
@@ -72,6 +75,7 @@ func (t *Tuning) fill() error {
 		{"SendBuffer", &t.SendBuffer, 4 << 20, 64 << 10, 1 << 30},
 		{"MinWindow", &t.MinWindow, 32 << 10, 1, 1 << 30},
 		{"WindowStep", &t.WindowStep, 32 << 10, 1, 1 << 30},
+		{"PeerBuffer", &t.PeerBuffer, 0, 0, maxInFlight},
 		{"MaxChannels", &t.MaxChannels, 256, 1, maxStreams / 2},
 	} {
 		if *f.p == 0 {
@@ -237,7 +241,7 @@ func (a *Agent) handshake(ctx context.Context, r *remote, client bool) (*Channel
 		conn.Close()
 		return nil, fmt.Errorf("%w: the peer did not show the certificate that its session description names", transport.ErrDenied)
 	}
-	out := newSender(conn, p)
+	out := newSender(conn, p, t)
 	stop := context.AfterFunc(ctx, func() { out.Close() })
 	mtu := t.MTU
 	probed := <-wide

@@ -42,8 +42,11 @@
 // With aiortc its processor is the limit: over 1 Gbit/s and 20 ms, on two busy processors, messages of 32 KiB went to it 1.3 times as fast from us as from
 // another aiortc, and came 3 times as fast; over loopback 1.2 to 2 and 1.5 to 3 times (BenchmarkPython).
 //
-// Its sockets have the system's usual buffer, which holds some 90 packets, and the congestion window overruns it several times per second. Holding back
-// what is in flight as TCP Vegas does, by lowering the window that the peer advertises, was tried: it removed all the losses and was no faster.
+// Its sockets have the system's usual buffer, which holds some 90 packets; the congestion window alone would overrun it several times per second. With
+// Tuning.PeerBuffer the window that the peer advertises is lowered on its way to pion, so that half of that buffer waits there, as TCP Vegas does it: what
+// is in flight is the rate times the least round trip of the last 30 s, and that half. It grows by that much per round trip and begins anew after each
+// pause, because all of it would arrive at once. A path that has become shorter shows after a pause or a loss only. Losses still halve pion's own window.
+// At 20 ms and 1 Gbit/s that was 1.5 times as fast as the congestion window alone (bench/intersite, python-ours, 100 MB).
 //
 // # Close
 //

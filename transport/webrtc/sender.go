@@ -20,7 +20,8 @@ const (
 // window's worth at once, so that many packets of one length leave by one system call, while SCTP works on the next ones.
 type sender struct {
 	*dtls.Conn
-	p *port
+	p        *port
+	inflight *inflight // nil: nothing bounds it here
 
 	mu      sync.Mutex
 	changed sync.Cond // broadcast when any of these changed
@@ -31,8 +32,11 @@ type sender struct {
 	done    chan struct{} // closed when run has ended
 }
 
-func newSender(c *dtls.Conn, p *port) *sender {
+func newSender(c *dtls.Conn, p *port, t Tuning) *sender {
 	s := &sender{Conn: c, p: p, done: make(chan struct{})}
+	if t.PeerBuffer > 0 {
+		s.inflight = newInflight(t.PeerBuffer)
+	}
 	s.changed.L = &s.mu
 	go s.run()
 	return s
@@ -59,6 +63,15 @@ func (s *sender) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// Read reads a packet for SCTP.
+func (s *sender) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if s.inflight != nil && n > 0 {
+		s.inflight.receive(b[:n])
+	}
+	return n, err
+}
+
 func (s *sender) run() {
 	defer close(s.done)
 	var data []byte
@@ -81,6 +94,9 @@ func (s *sender) run() {
 		from := 0
 		var err error
 		for _, end := range ends {
+			if s.inflight != nil {
+				s.inflight.send(data[from:end])
+			}
 			if _, err = s.Conn.Write(data[from:end]); err != nil {
 				break
 			}
