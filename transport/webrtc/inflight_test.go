@@ -84,7 +84,7 @@ func (p *slowPeer) run(long time.Duration) (bytes int) {
 
 // TestInflight fills paths to peers of several speeds: nearly all that they can take arrives, and never more waits there than they have room for.
 func TestInflight(t *testing.T) {
-	for _, delay := range []time.Duration{200 * time.Microsecond, 20 * time.Millisecond, 200 * time.Millisecond} {
+	for _, delay := range []time.Duration{5 * time.Millisecond, 20 * time.Millisecond, 200 * time.Millisecond} {
 		for _, rate := range []int{500, 10000} {
 			synctest.Test(t, func(t *testing.T) {
 				p := &slowPeer{f: newInflight(testBuffer), delay: delay, each: time.Second / time.Duration(rate), tsn: 1<<32 - 1000, bound: 32 << 10}
@@ -110,6 +110,17 @@ func TestInflight(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestInflightNear leaves a path without delay to SCTP.
+func TestInflightNear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &slowPeer{f: newInflight(testBuffer), delay: minDelay / 2, each: time.Millisecond / 10, bound: 2 * testPayload}
+		p.run(time.Second)
+		if p.bound != testAdvert {
+			t.Errorf("the peer's window became %d", p.bound)
+		}
+	})
 }
 
 // TestLowerWindow changes packets.
