@@ -126,8 +126,8 @@ func (e Extra) validate(p *problems) {
 	for _, a := range e.Peer.Advertise {
 		hostport("peer.advertise", a)
 	}
-	if e.Peer.Lanes < 0 || e.Peer.Lanes > 64 {
-		p.add(in+"peer.lanes", "must be in range [0, 64]")
+	if e.Peer.Lanes < 0 || e.Peer.Lanes > 16 {
+		p.add(in+"peer.lanes", "must be in range [0, 16]")
 	}
 	if !slices.Contains([]string{"", "none", "s2", "zstd", "auto"}, e.Peer.Compress) {
 		p.add(in+"peer.compress", "%q is none of none, s2, zstd, auto", e.Peer.Compress)
