@@ -2,7 +2,6 @@ package webrtc_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -55,9 +54,9 @@ func (n *narrow) WriteTo(b []byte, to net.Addr) (int, error) {
 }
 
 // newNarrow returns a socket through which packets of up to 1500 bytes pass, less IPv4 and UDP, and a Mux on it.
-func newNarrow(t testing.TB) (*webrtc.Mux, *narrow) {
+func newNarrow(t testing.TB, addr string) (*webrtc.Mux, *narrow) {
 	t.Helper()
-	n := &narrow{shared: newShared(t, "127.0.0.1:0")}
+	n := &narrow{shared: newShared(t, addr)}
 	n.limit.Store(1500 - 28)
 	m, err := webrtc.NewMux(n, webrtc.MuxOptions{})
 	if err != nil {
@@ -73,7 +72,7 @@ func probing(t testing.TB, who int, change func(n *narrow)) (pair, [2]*narrow, [
 	var sockets [2]*narrow
 	var muxes [2]*webrtc.Mux
 	p := agents(t, func(i int, c *webrtc.Config) {
-		muxes[i], sockets[i] = newNarrow(t)
+		muxes[i], sockets[i] = newNarrow(t, "127.0.0.1:0")
 		c.Mux = muxes[i]
 		if i == who {
 			c.Tuning.ProbeMTU = probed
@@ -261,89 +260,11 @@ func TestProbePython(t *testing.T) {
 	for _, offers := range []bool{false, true} {
 		t.Run(fmt.Sprintf("offers=%v", offers), func(t *testing.T) {
 			noLeaks(t)
-			ctx := testContext(t)
-			n := &narrow{shared: newShared(t, "0.0.0.0:0")}
-			n.limit.Store(1500 - 28)
-			m, err := webrtc.NewMux(n, webrtc.MuxOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { m.Close() })
-			a, err := webrtc.NewAgent(webrtc.Config{Mux: m, Certificate: certificates()[0], Tuning: webrtc.Tuning{ProbeMTU: probed}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { a.Close() })
-			var p *python
-			if offers {
-				p = startPython(t, "offer", "1")
-				answer, err := a.Answer(ctx, p.description(), webrtc.AnswerOptions{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				p.tell(answer.String())
-			} else {
-				p = startPython(t, "answer")
-				offer, err := a.Offer(ctx)
-				if err != nil {
-					t.Fatal(err)
-				}
-				p.tell(offer.String())
-				if err := a.Accept(p.description()); err != nil {
-					t.Fatal(err)
-				}
-			}
-			before, err := a.Connect(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c, err := a.Channels(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var ch *webrtc.Channel
-			if offers {
-				ch, err = c.Accept(ctx)
-			} else {
-				ch, err = c.Open(ctx, "p2p-0-1", false)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if l := p.line(); l != "open" {
-				t.Fatalf("python says %q", l)
-			}
-			var wg sync.WaitGroup
-			const parts, part = 32, 32 << 10
-			wg.Go(func() {
-				msg := make([]byte, part)
-				for i := range parts {
-					fill(msg, uint64(i))
-					if _, err := ch.Write(msg); err != nil {
-						t.Error(err)
-						return
-					}
-				}
-			})
-			seen := make(map[uint64]bool)
-			got, want := make([]byte, part), make([]byte, part)
-			for range parts {
-				k, err := ch.Read(got)
-				if err != nil {
-					t.Fatal(err)
-				}
-				i := binary.BigEndian.Uint64(got[1:])
-				if fill(want, i); !bytes.Equal(got[:k], want) || seen[i] {
-					t.Fatal("something else came back")
-				}
-				seen[i] = true
-			}
-			wg.Wait()
+			m, n := newNarrow(t, "0.0.0.0:0")
+			c, channels, p := withPython(t, offers, 2, webrtc.Tuning{ProbeMTU: probed}, m)
+			wholeThereAndBack(t, channels, 6)
 			if l, k := n.longest.Load(), n.probes.Load(); l != probed+dtls || k == 0 {
 				t.Errorf("the longest packet had %d bytes after %d probes", l, k)
-			}
-			if after, ok := a.Pair(); !ok || after != before {
-				t.Errorf("the path was %v and became %v", before, after)
 			}
 			if err := c.Close(); err != nil {
 				t.Error(err)
@@ -353,14 +274,4 @@ func TestProbePython(t *testing.T) {
 			}
 		})
 	}
-}
-
-// fill makes message i, which Python sends back.
-func fill(b []byte, i uint64) {
-	rng := rand.New(rand.NewPCG(1, i))
-	for j := range b {
-		b[j] = byte(rng.Uint32())
-	}
-	b[0] = 'E'
-	binary.BigEndian.PutUint64(b[1:], i)
 }

@@ -103,11 +103,11 @@ func (p *python) description() webrtc.Description {
 	return d
 }
 
-// withPython returns n channels between an Agent and Python.
-func withPython(t testing.TB, offers bool, n int, tuning webrtc.Tuning) (*webrtc.Channels, []*webrtc.Channel, *python) {
+// withPython returns n channels between an Agent, on a Mux if one is given, and Python.
+func withPython(t testing.TB, offers bool, n int, tuning webrtc.Tuning, mux *webrtc.Mux) (*webrtc.Channels, []*webrtc.Channel, *python) {
 	t.Helper()
 	ctx := testContext(t)
-	a, err := webrtc.NewAgent(webrtc.Config{Certificate: certificates()[0], Attributes: map[string]string{"proxyplane": "eyJ2IjoxfQ"}, Tuning: tuning})
+	a, err := webrtc.NewAgent(webrtc.Config{Mux: mux, Certificate: certificates()[0], Attributes: map[string]string{"proxyplane": "eyJ2IjoxfQ"}, Tuning: tuning})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestPython(t *testing.T) {
 		for _, n := range []int{1, 4} {
 			t.Run(fmt.Sprintf("offers=%v/channels=%d", offers, n), func(t *testing.T) {
 				noLeaks(t)
-				c, channels, p := withPython(t, offers, n, webrtc.Tuning{})
+				c, channels, p := withPython(t, offers, n, webrtc.Tuning{}, nil)
 				wholeThereAndBack(t, channels, uint64(n))
 				if err := c.Close(); err != nil {
 					t.Error(err)
@@ -190,7 +190,7 @@ func TestPythonBuffer(t *testing.T) {
 	for _, offers := range []bool{false, true} {
 		t.Run(fmt.Sprintf("offers=%v", offers), func(t *testing.T) {
 			noLeaks(t)
-			_, channels, _ := withPython(t, offers, 4, webrtc.Tuning{PeerBuffer: 80 << 10})
+			_, channels, _ := withPython(t, offers, 4, webrtc.Tuning{PeerBuffer: 80 << 10}, nil)
 			wholeThereAndBack(t, channels, 5)
 			transfer(t, channels, 8<<20, 32<<10)
 		})
@@ -255,7 +255,7 @@ func wholeThereAndBack(t *testing.T, channels []*webrtc.Channel, seed uint64) {
 // TestPythonCloses ends the Python side.
 func TestPythonCloses(t *testing.T) {
 	noLeaks(t)
-	c, channels, p := withPython(t, true, 1, webrtc.Tuning{})
+	c, channels, p := withPython(t, true, 1, webrtc.Tuning{}, nil)
 	p.in.Close()
 	if n, err := channels[0].Read(make([]byte, 10)); err == nil {
 		t.Fatalf("%d bytes came", n)
@@ -358,7 +358,7 @@ func BenchmarkPython(b *testing.B) {
 		for _, offers := range []bool{false, true} {
 			for _, tuning := range tunings {
 				b.Run(fmt.Sprintf("peer=ours/channels=%d/offers=%v/tuning=%s", n, !offers, tuning.name), func(b *testing.B) {
-					_, channels, _ := withPython(b, offers, n, tuning.Tuning)
+					_, channels, _ := withPython(b, offers, n, tuning.Tuning, nil)
 					var sent, received float64
 					for b.Loop() {
 						s, r := transfer(b, channels, total, size)
