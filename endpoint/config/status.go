@@ -226,7 +226,8 @@ func Remove(home, name string) error {
 const DefaultGrace = 10 * time.Second
 
 // Stop ends an endpoint that runs on this host: SIGTERM, then after grace (0: DefaultGrace) SIGKILL, and the pid file is removed. stopped is false
-// if it did not run, which is no error. One that runs is ended even if its configuration has become invalid meanwhile. On Windows, which has no such signals, it is errors.ErrUnsupported.
+// if it did not run, which is no error. One that runs is ended even if its configuration has become invalid meanwhile. On Windows, which has no such
+// signals, it is errors.ErrUnsupported.
 // Source: proxystore.endpoint.commands.stop_endpoint.
 func Stop(ctx context.Context, home, name string, grace time.Duration) (stopped bool, err error) {
 	if grace <= 0 {
