@@ -249,6 +249,50 @@ func TestNoPath(t *testing.T) {
 	}
 }
 
+// TestGivenUp gives puts up while there is a Path and while there is none: in the end the peer keeps nothing of them.
+func TestGivenUp(t *testing.T) {
+	leaks(t)
+	p := newPair(t, pairOptions{})
+	data := payload(20<<20, 1)
+	uploads := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.srv.Stats().Uploads
+	}
+	away := fmt.Errorf("%w: the peer is away", transport.ErrUnavailable)
+	for _, cut := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(testContext(t))
+		err := p.link.Put(ctx, "k", int64(len(data)), &hookReader{r: bytes.NewReader(data), at: 10 << 20, hook: func() {
+			for uploads() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if cut {
+				p.mu.Lock()
+				p.refuse = away
+				p.mu.Unlock()
+				p.cut()
+			}
+			cancel()
+		}})
+		if err == nil {
+			t.Fatal("a put that was given up")
+		}
+		if p.mu.Lock(); cut && p.srv.Stats().Uploads != 1 {
+			t.Error("the server does not wait for the upload to go on")
+		}
+		p.refuse = nil
+		p.mu.Unlock()
+		if err := p.link.Evict(testContext(t), "k"); err != nil { // whatever is asked next
+			t.Fatal(err)
+		}
+		for start := time.Now(); uploads() != 0; time.Sleep(time.Millisecond) {
+			if time.Since(start) > 20*time.Second {
+				t.Fatalf("cut %v: %d uploads are left", cut, uploads())
+			}
+		}
+	}
+}
+
 // TestImpatient is about callers that leave while the Source is still looking for a Path: it may stop, and others are not told that.
 func TestImpatient(t *testing.T) {
 	leaks(t)

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/proxyplane/proxyplane/endpoint/path"
 	"github.com/proxyplane/proxyplane/transport"
 	"github.com/proxyplane/proxyplane/transport/native"
@@ -116,6 +118,7 @@ type Link struct {
 	changed   chan struct{}          // closed when a wire or lane has come or gone; who waits takes it under mu
 	rings     [2][]*transfer         // those that could send a request, by direction
 	transfers map[*transfer]struct{} // of more than one request, that are under way
+	orphans   []uuid.UUID            // uploads that were given up, of which the peer is to be told
 	barren    int                    // Paths in a row on which no session stood
 	given     struct {               // the last time that waiting was given up for that
 		seq int64
@@ -171,10 +174,11 @@ func (l *Link) Upgrade(p path.Path) {
 	l.adopt(p)
 }
 
-// tell wakes who waits for a wire or a lane, and lets transfers go on. Under mu.
+// tell wakes who waits for a wire or a lane, and lets the Link's own requests go on. Under mu.
 func (l *Link) tell() {
 	close(l.changed)
 	l.changed = make(chan struct{})
+	l.tellOrphans()
 	l.dispatch(get)
 	l.dispatch(put)
 }

@@ -18,6 +18,9 @@ import (
 // abortTimeout bounds the message to the peer that an upload will not go on.
 const abortTimeout = 10 * time.Second
 
+// maxOrphans is of how many uploads that were given up a Link knows at most while the peer could not be told.
+const maxOrphans = 4096
+
 // writer is a put of more than one segment. All of it is under Link.mu.
 type writer struct {
 	*transfer
@@ -297,24 +300,42 @@ func (w *writer) drop() {
 	w.parts, w.ready, w.held = nil, nil, 0
 }
 
-// abort tells the peer that nothing more of an upload will come, if there is a Path; else it finds out by itself.
+// abort lets the peer know that nothing more of an upload will come: now, or when there is a Path again. A peer that is told never, or too late, finds out by
+// itself.
 func (l *Link) abort(upload uuid.UUID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || l.wire == nil {
+	if l.closed {
 		return
 	}
-	ln := l.wire.forSmall(false)
-	if ln == nil {
-		return
+	if len(l.orphans) == maxOrphans {
+		l.orphans = slices.Delete(l.orphans, 0, 1)
 	}
-	c := ln.begin(false)
-	l.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(l.ctx, abortTimeout)
-		defer cancel()
-		err := c.Evict(ctx, abortID(upload))
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		ln.done(c, false, judge(err) == again)
-	})
+	l.orphans = append(l.orphans, upload)
+	l.tellOrphans()
+}
+
+// tellOrphans tells the peer of uploads that were given up. Under mu.
+func (l *Link) tellOrphans() {
+	for len(l.orphans) > 0 && l.wire != nil && !l.closed {
+		ln := l.wire.forSmall(false)
+		if ln == nil {
+			return
+		}
+		upload := l.orphans[0]
+		l.orphans = slices.Delete(l.orphans, 0, 1)
+		c := ln.begin(false)
+		l.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(l.ctx, abortTimeout)
+			defer cancel()
+			err := c.Evict(ctx, abortID(upload))
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			what := judge(err)
+			if what == again && len(l.orphans) < maxOrphans {
+				l.orphans = append(l.orphans, upload) // until the lane is open again
+			}
+			ln.done(c, false, what == again)
+		})
+	}
 }

@@ -62,9 +62,13 @@ func many(t *testing.T, a, at *node, n int) {
 		}
 		return nil
 	})
-	if s := at.status(); s.Storage.Objects < int64(n) || s.Storage.Arriving != 0 {
-		t.Errorf("%d objects were stored: %+v", n, s.Storage)
-	}
+	// A put that was given up before this may still be on its way out.
+	eventually(t, fmt.Sprintf("%d objects, and nothing else, at %s", n, at.name), func() error {
+		if s := at.status(); s.Storage.Objects < int64(n) || s.Storage.Arriving != 0 {
+			return fmt.Errorf("%+v", s.Storage)
+		}
+		return nil
+	})
 	all("evicts", func(key string, _ []byte) error {
 		if got := a.evict(key, at); got.code != 200 {
 			return fmt.Errorf("%s: %v", key, got)
@@ -82,7 +86,7 @@ func TestEndpointMany(t *testing.T) {
 	b.connected()
 	many(t, a, b, thousand) // the first ones find no path yet
 	if s := b.status(); s.Storage.Objects != 0 {
-		t.Errorf("%+v", s.Storage)
+		t.Errorf("after the evicts: %+v", s.Storage)
 	}
 }
 
@@ -395,7 +399,8 @@ func TestEndpointNothingLeaks(t *testing.T) {
 	warm()
 	idle(a)
 	idle(b)
-	fdsA, fdsB, stacks := a.fds(), b.fds(), a.goroutines()
+	fdsA, fdsB, paths := a.fds(), b.fds(), len(a.peer(b).Paths)
+	stacks := a.goroutines()
 	a.start()
 
 	warm()
@@ -441,7 +446,8 @@ func TestEndpointNothingLeaks(t *testing.T) {
 	warm()
 	idle(a)
 	idle(b)
-	const slack = 6 // a stream of a path more or less
+	const slack = 6                             // a stream of a path more or less
+	spare := max(0, len(a.peer(b).Paths)-paths) // a QUIC path that was there before TLS stays, and has some 15 goroutines
 	for n, before := range map[*node][]string{a: fdsA, b: fdsB} {
 		eventually(t, n.name+" closes what it had open", func() error {
 			n.http.CloseIdleConnections()
@@ -452,8 +458,8 @@ func TestEndpointNothingLeaks(t *testing.T) {
 		})
 	}
 	now := a.goroutines()
-	t.Logf("%d goroutines, %d before; %d", sum(now), sum(stacks), len(fdsA))
-	if sum(now) > sum(stacks)+2*slack {
+	t.Logf("%d goroutines, %d before; %d paths more; %d descriptors before", sum(now), sum(stacks), spare, len(fdsA))
+	if sum(now) > sum(stacks)+2*slack+20*spare {
 		for at, n := range now {
 			if n > stacks[at] {
 				t.Errorf("%d goroutines instead of %d that %s has started", n, stacks[at], at)
