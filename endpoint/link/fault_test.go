@@ -77,8 +77,13 @@ func TestCutPath(t *testing.T) {
 		p := newPair(t, pairOptions{})
 		ctx := testContext(t)
 		cutAt := at*size/12 + at*1000
-		// a put whose source cuts the path
-		src := &hookReader{r: bytes.NewReader(data), at: cutAt, hook: p.cut}
+		// a put whose source cuts the path, once there is one, which is of use for the rest
+		src := &hookReader{r: bytes.NewReader(data), at: cutAt, hook: func() {
+			for at > 0 && p.link.Stats().Paths == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			p.cut()
+		}}
 		if err := p.link.Put(ctx, "k", size, src); err != nil {
 			t.Fatalf("put, cut at %d: %v", cutAt, err)
 		}
