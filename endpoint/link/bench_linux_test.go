@@ -156,7 +156,7 @@ func serveSite() error {
 			if err != nil {
 				return
 			}
-			go s.Serve(ctx, id, p)
+			go s.Serve(ctx, id, "", p)
 		}
 	}()
 	go func() {
@@ -165,7 +165,7 @@ func serveSite() error {
 			if err != nil {
 				return
 			}
-			go s.Serve(ctx, id, path.QUIC(c, path.Details{}))
+			go s.Serve(ctx, id, "", path.QUIC(c, path.Details{}))
 		}
 	}()
 	fmt.Println(plain.Addr().(*net.TCPAddr).Port, tl.Addr().(*net.TCPAddr).Port, qs.Addr().(*net.UDPAddr).Port)

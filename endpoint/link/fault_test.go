@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -259,16 +260,11 @@ func TestGivenUp(t *testing.T) {
 	leaks(t)
 	p := newPair(t, pairOptions{})
 	data := payload(20<<20, 1)
-	uploads := func() int {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.srv.Stats().Uploads
-	}
 	away := fmt.Errorf("%w: the peer is away", transport.ErrUnavailable)
 	for _, cut := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(testContext(t))
 		err := p.link.Put(ctx, "k", int64(len(data)), &hookReader{r: bytes.NewReader(data), at: 10 << 20, hook: func() {
-			for uploads() == 0 {
+			for p.uploads() == 0 {
 				time.Sleep(time.Millisecond)
 			}
 			if cut {
@@ -282,19 +278,54 @@ func TestGivenUp(t *testing.T) {
 		if err == nil {
 			t.Fatal("a put that was given up")
 		}
-		if p.mu.Lock(); cut && p.srv.Stats().Uploads != 1 {
+		if cut && p.uploads() != 1 {
 			t.Error("the server does not wait for the upload to go on")
 		}
+		p.mu.Lock()
 		p.refuse = nil
 		p.mu.Unlock()
 		if err := p.link.Evict(testContext(t), "k"); err != nil { // whatever is asked next
 			t.Fatal(err)
 		}
-		for start := time.Now(); uploads() != 0; time.Sleep(time.Millisecond) {
+		for start := time.Now(); p.uploads() != 0; time.Sleep(time.Millisecond) {
 			if time.Since(start) > 20*time.Second {
-				t.Fatalf("cut %v: %d uploads are left", cut, uploads())
+				t.Fatalf("cut %v: %d uploads are left", cut, p.uploads())
 			}
 		}
+	}
+}
+
+// TestRestartedAsker: what the client's process had under way goes when the next one comes.
+func TestRestartedAsker(t *testing.T) {
+	leaks(t)
+	p := newPair(t, pairOptions{})
+	p.instance = "1"
+	ctx := testContext(t)
+	data := payload(20<<20, 1)
+	err := p.link.Put(ctx, "k", int64(len(data)), &hookReader{r: bytes.NewReader(data), at: 10 << 20, hook: func() {
+		for p.uploads() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		p.cut()
+		if n := p.uploads(); n != 1 {
+			t.Errorf("%d uploads after a cut", n)
+		}
+		for _, instance := range []string{"2", "1"} { // the latter may still come, too late
+			p.mu.Lock()
+			p.instance = instance
+			p.mu.Unlock()
+			next := New(p.source, Options{})
+			if found, err := next.Exists(ctx, "k"); found || err != nil {
+				t.Errorf("half an object: %v, %v", found, err)
+			}
+			next.Close()
+		}
+		if n := p.uploads(); n != 0 {
+			t.Errorf("%d uploads after a restart", n)
+		}
+	}})
+	if !errors.Is(err, transport.ErrUnavailable) || !strings.Contains(err.Error(), "is it running twice?") {
+		t.Error(err)
 	}
 }
 

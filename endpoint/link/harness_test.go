@@ -152,12 +152,13 @@ type pair struct {
 	peer  uuid.UUID
 	o     pairOptions
 
-	mu     sync.Mutex
-	srv    *Server
-	paths  []*fakePath // the client's ends
-	wg     sync.WaitGroup
-	refuse error // of the Source
-	asked  int
+	mu       sync.Mutex
+	instance string // of the client
+	srv      *Server
+	paths    []*fakePath // the client's ends
+	wg       sync.WaitGroup
+	refuse   error // of the Source
+	asked    int
 }
 
 type pairOptions struct {
@@ -217,9 +218,16 @@ func (p *pair) source(context.Context) (path.Path, error) {
 func (p *pair) newPath() *fakePath {
 	a, b := newPaths(p.o.dial)
 	p.paths = append(p.paths, a)
-	srv := p.srv
-	p.wg.Go(func() { _ = srv.Serve(context.Background(), p.peer, b) })
+	srv, instance := p.srv, p.instance
+	p.wg.Go(func() { _ = srv.Serve(context.Background(), p.peer, instance, b) })
 	return a
+}
+
+// uploads returns how many are under way at the Server.
+func (p *pair) uploads() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.srv.Stats().Uploads
 }
 
 // cut ends the current Path as a broken network does.

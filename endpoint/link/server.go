@@ -91,7 +91,8 @@ type servedPeer struct {
 	id      uuid.UUID
 	up      *uploads
 	native  *native.Server
-	serving int // calls of Serve
+	latest  string // instance of the peer
+	serving int    // calls of Serve
 	streams int
 	forget  *time.Timer // runs while nothing is served
 }
@@ -102,11 +103,15 @@ func NewServer(store objects.Store, o ServerOptions) *Server {
 }
 
 // Serve answers peer on the streams that it opens on p, until p has ended, which gives nil, or ctx, or the Server is closed (ErrClosed). It borrows p, and
-// waits for its goroutines. Several Paths of one peer may be served at the same time.
-func (s *Server) Serve(ctx context.Context, peer uuid.UUID, p path.Path) error {
-	sp, err := s.peer(peer)
+// waits for its goroutines. Several Paths of one peer may be served at the same time. instance names the peer's process, a later one by a greater string: when
+// one is served first, what its predecessors had on their way is dropped, since nobody will bring the rest.
+func (s *Server) Serve(ctx context.Context, peer uuid.UUID, instance string, p path.Path) error {
+	sp, restarted, err := s.peer(peer, instance)
 	if err != nil {
 		return err
+	}
+	if restarted {
+		sp.up.endAll(errReplaced)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -163,16 +168,16 @@ func (s *Server) moved(in, out int64) {
 	}
 }
 
-// peer returns the state of a peer that is about to be served.
-func (s *Server) peer(id uuid.UUID) (*servedPeer, error) {
+// peer returns the state of a peer that is about to be served, and whether an earlier instance of it was.
+func (s *Server) peer(id uuid.UUID, instance string) (sp *servedPeer, restarted bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, errServerClosed
+		return nil, false, errServerClosed
 	}
-	sp := s.peers[id]
+	sp = s.peers[id]
 	if sp == nil {
-		sp = &servedPeer{s: s, id: id, up: newUploads(s.store, &s.o, &s.held)}
+		sp = &servedPeer{s: s, id: id, latest: instance, up: newUploads(s.store, &s.o, &s.held)}
 		sp.native = native.NewServer(&view{s.store, sp.up, s.recent}, native.ServerOptions{Hash: s.o.Hash, Compress: s.o.Compress, Chunk: s.o.Segment,
 			Instance: s.instance, Logger: s.o.Logger})
 		s.peers[id] = sp
@@ -182,7 +187,10 @@ func (s *Server) peer(id uuid.UUID) (*servedPeer, error) {
 		sp.forget = nil
 	}
 	sp.serving++
-	return sp, nil
+	if restarted = instance > sp.latest; restarted {
+		sp.latest = instance
+	}
+	return sp, restarted, nil
 }
 
 // left forgets a peer that does not come back.

@@ -2,6 +2,8 @@ package link
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,7 +133,7 @@ func (us *uploads) begin(id string, n int64) (objects.Incoming, error) {
 	us.mu.Lock()
 	if us.closed {
 		us.mu.Unlock()
-		return nil, fmt.Errorf("%w: this server", transport.ErrClosed)
+		return nil, errServerClosed
 	}
 	if out, ok := us.ended[s.upload]; ok {
 		us.mu.Unlock()
@@ -372,7 +374,10 @@ func (u *upload) expire() {
 	}
 }
 
-var errAborted = fmt.Errorf("%w: the upload was given up by its sender", transport.ErrClosed)
+var (
+	errAborted  = fmt.Errorf("%w: the upload was given up by its sender", transport.ErrClosed)
+	errReplaced = fmt.Errorf("%w: a later instance of the endpoint has connected; is it running twice?", transport.ErrUnavailable)
+)
 
 // abort ends an upload that its sender gave up, and reports whether there was one.
 func (us *uploads) abort(id uuid.UUID) bool {
@@ -391,20 +396,24 @@ func (us *uploads) abort(id uuid.UUID) bool {
 	return true
 }
 
-// close ends all.
-func (us *uploads) close() {
+// endAll ends those that are under way.
+func (us *uploads) endAll(err error) {
 	us.mu.Lock()
-	us.closed = true
-	var all []*upload
-	for _, u := range us.open {
-		all = append(all, u)
-	}
+	all := slices.Collect(maps.Values(us.open))
 	us.mu.Unlock()
 	for _, u := range all {
 		u.mu.Lock()
-		u.end(fmt.Errorf("%w: this server", transport.ErrClosed))
+		u.end(err)
 		u.mu.Unlock()
 	}
+}
+
+// close ends all, and lets none begin.
+func (us *uploads) close() {
+	us.mu.Lock()
+	us.closed = true
+	us.mu.Unlock()
+	us.endAll(errServerClosed)
 }
 
 // wholeObject is an upload of one segment, which goes straight to the store.

@@ -30,7 +30,7 @@ func TestGroupTransfer(t *testing.T) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		_ = server.Serve(ctx, uuid.New(), b)
+		_ = server.Serve(ctx, uuid.New(), "", b)
 	}()
 	defer func() { b.Close(); server.Close(); <-served }()
 	l := link.New(func(context.Context) (path.Path, error) { return a, nil }, link.Options{})

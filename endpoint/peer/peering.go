@@ -677,7 +677,7 @@ func (g *peering) use(r *route) bool {
 
 // serve serves what the peer asks on a path, until that ends.
 func (g *peering) serve(r *route) {
-	err := g.p.m.server.Serve(g.ctx, g.p.id, r)
+	err := g.p.m.server.Serve(g.ctx, g.p.id, g.remote.ann.Instance, r)
 	if !r.over() && g.ctx.Err() == nil {
 		g.p.m.log.Warn("a path cannot be served", "peer", g.p.id, "kind", r.kind, "error", err)
 		select {

@@ -575,6 +575,18 @@ func (n *node) connected() {
 	})
 }
 
+// settled returns what is stored at n once nothing is on its way to it: a put that has failed here may take a moment to be given up there.
+func (n *node) settled() (s endpoint.StorageStatus) {
+	n.t.Helper()
+	eventually(n.t, "nothing on its way to "+n.name, func() error {
+		if s = n.status().Storage; s.Arriving != 0 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	return s
+}
+
 // content returns n bytes that are the same for the same seed.
 func content(seed, n int) []byte {
 	b := make([]byte, n)

@@ -62,13 +62,9 @@ func many(t *testing.T, a, at *node, n int) {
 		}
 		return nil
 	})
-	// A put that was given up before this may still be on its way out.
-	eventually(t, fmt.Sprintf("%d objects, and nothing else, at %s", n, at.name), func() error {
-		if s := at.status(); s.Storage.Objects < int64(n) || s.Storage.Arriving != 0 {
-			return fmt.Errorf("%+v", s.Storage)
-		}
-		return nil
-	})
+	if s := at.settled(); s.Objects < int64(n) {
+		t.Errorf("%d objects were stored: %+v", n, s)
+	}
 	all("evicts", func(key string, _ []byte) error {
 		if got := a.evict(key, at); got.code != 200 {
 			return fmt.Errorf("%s: %v", key, got)
@@ -386,15 +382,10 @@ func TestEndpointNothingLeaks(t *testing.T) {
 	}
 	idle := func(n *node) {
 		t.Helper()
+		if s := n.settled(); s.Objects != 0 {
+			t.Errorf("%s: %+v", n.name, s)
+		}
 		n.http.CloseIdleConnections()
-		eventually(t, n.name+" is idle", func() error {
-			s := n.status()
-			n.http.CloseIdleConnections()
-			if s.Storage.Arriving != 0 || s.Storage.Objects != 0 {
-				return fmt.Errorf("%+v", s.Storage)
-			}
-			return nil
-		})
 	}
 	warm()
 	idle(a)
