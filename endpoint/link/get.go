@@ -168,7 +168,7 @@ func (r *reader) issue(ln *lane) func(*request) {
 		r.missing = slices.Delete(r.missing, at, at+1)
 	case r.issued < r.end:
 		limit := r.limit()
-		n := min(ln.segment(), max(limit/2, minSegment), r.end-r.issued)
+		n := min(ln.segment(), ln.w.share(get, r.end-r.issued), max(limit/2, minSegment), r.end-r.issued)
 		if r.issued > r.base && r.issued+n-r.base > limit {
 			return nil
 		}

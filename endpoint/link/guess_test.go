@@ -6,10 +6,12 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/proxyplane/proxyplane/transport"
+	"github.com/proxyplane/proxyplane/transport/faultnet"
 	"github.com/proxyplane/proxyplane/transport/native"
 	"github.com/proxyplane/proxyplane/transport/objects"
 )
@@ -84,6 +86,56 @@ func TestOneRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "k", got, payload(firstSegment+1, 1))
+}
+
+// TestShare: on a long wire all lanes carry a part of one object, however short; on a short one it is one request.
+func TestShare(t *testing.T) {
+	leaks(t)
+	for _, latency := range []time.Duration{0, 2 * longTrip} {
+		f := &faulty{dial: overTCP, plan: func(int) (p faultnet.Plan) {
+			p.Read.Latency = latency
+			return p
+		}}
+		p := newPair(t, pairOptions{dial: f.open})
+		l, ctx, data := p.link, testContext(t), payload(100_000, 1)
+		for l.Stats().Lanes < 2*DefaultLanes+1 { // all for bulk, one for small requests
+			if _, err := l.Ping(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 { // the last time it is known how long it is likely to be
+			p.mustPut(ctx, "k", data)
+			got, err := p.copyOut(ctx, "k", 0, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, "k", got, data)
+		}
+		l.mu.Lock()
+		for dir, want := range [...]int{get: 3, put: 4} { // a get's first piece goes over a lane for small requests
+			used := 0
+			for _, ln := range l.wire.lanes[dir] {
+				if ln.flow.delivered > 0 {
+					used++
+				}
+			}
+			if latency > 0 && used < want || dir == put && latency == 0 && used > 0 {
+				t.Errorf("latency %v, direction %d: %d lanes were used", latency, dir, used)
+			}
+		}
+		if n := l.wire.share(put, 100_000); latency > 0 && n != minShare {
+			t.Error(n)
+		}
+		for range 2 * DefaultLanes {
+			l.transfers[&transfer{}] = struct{}{}
+		}
+		if n := l.wire.share(put, 100_000); n != MaxSegment {
+			t.Errorf("pieces of %d bytes where many objects are on their way", n)
+		}
+		clear(l.transfers)
+		l.mu.Unlock()
+		p.close()
+	}
 }
 
 // ready reports whether a lane of that group is open.

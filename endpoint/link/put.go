@@ -45,7 +45,12 @@ func (l *Link) put(ctx context.Context, key string, size int64, body io.Reader) 
 	whole := min(firstSegment, int64(l.o.Segment))
 	n := whole
 	if size >= 0 {
-		n = min(n, size)
+		l.mu.Lock()
+		if l.wire != nil {
+			whole = min(whole, l.wire.share(put, size))
+		}
+		l.mu.Unlock()
+		n = min(whole, size)
 	}
 	first := l.o.Pool.Get(int(n))
 	got, err := io.ReadFull(body, first.Bytes())
@@ -154,8 +159,11 @@ func (w *writer) room(off int64) (int64, error) {
 			}
 		}
 		n = min(n, max(w.limit()/2, minSegment))
-		if w.id.size >= 0 {
-			n = min(n, w.id.size-off)
+		if rest := w.id.size - off; w.id.size >= 0 {
+			n = min(n, rest)
+			if l.wire != nil {
+				n = min(n, l.wire.share(put, rest))
+			}
 		}
 		base := off
 		if len(w.parts) > 0 {

@@ -12,6 +12,9 @@ const (
 	minSegment = 64 << 10
 	// firstSegment is the length of pieces as long as nothing is known of the path, and the longest object that one request moves.
 	firstSegment = 256 << 10
+	// longTrip is the round trip from which on all lanes share what is left of an object, in pieces of at least minShare.
+	longTrip = 5 * time.Millisecond
+	minShare = 32 << 10
 	// shortPiece is what a get asks for first, on a lane for small requests: it leaves in the first round trip of a TCP connection, and holds up no other.
 	shortPiece = 14 << 10
 	// maxGuess is how much of an object is asked for before its length is known.
@@ -235,6 +238,16 @@ func (ln *lane) segment() int64 {
 	}
 	n := int64(rate*segmentTime.Seconds()) / minSegment * minSegment
 	return min(max(n, minSegment), int64(ln.w.l.o.Segment))
+}
+
+// share returns how long a piece may be when rest bytes are left of an object, where no others keep the lanes busy. On a long wire a lane that is behind costs
+// round trips, and one that has rested carries only so much in the first of them: so each gets a share of what is left, and they end together. Under mu.
+func (w *wire) share(dir int, rest int64) int64 {
+	lanes := len(w.using(dir))
+	if w.rtt < longTrip || len(w.l.transfers) > lanes {
+		return MaxSegment
+	}
+	return max(rest/int64(lanes), minShare)
 }
 
 // roomy returns the lane that would be done first with another piece, nil if none has room. Under mu.
