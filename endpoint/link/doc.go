@@ -8,7 +8,8 @@
 // a short request never waits behind bulk, nor a request behind an upload. A get asks for the first 14 KiB on a small lane, and in the same round trip for as
 // much more on the lanes for gets as the object is likely to have, by those before it (at most 1 MiB); what is beyond the end comes back as a refusal of a few
 // bytes. The rest is asked for in segments over all lanes for gets, several in flight on each, and given to the reader in order. A put of up to 256 KiB is one
-// request, too; a longer one is sent in segments over the lanes for puts. Transfers take turns: see transfer.
+// request, too; a longer one is sent in segments over the lanes for puts. On long wires, when little else is on its way, all lanes share also a shorter one,
+// and what is left of a longer one: see wire.share. Transfers take turns: see transfer.
 //
 // There are four lanes for bulk in each direction to begin with, and up to sixteen where more turn out to be faster: see width.
 //
@@ -36,7 +37,8 @@
 // peer at most ServerOptions.Memory, of all at most TotalMemory), and acknowledges each when it has it. The one that completes the object is acknowledged when the store has committed: so
 // an object is stored once all its segments are acknowledged by one server. Segments may be sent again: what is there already is received and dropped, and the
 // segments of an upload that has ended are answered with its outcome, which is remembered for ServerOptions.Idle. An upload belongs to a peer and outlives
-// Paths; one that pauses for ServerOptions.Idle is dropped, with what the store had reserved.
+// Paths; one that pauses for ServerOptions.Idle is dropped, with what the store had reserved, and so are all when a later instance of the
+// peer comes. A client that gives a put up says so, on the next Path if there is none now (Link.orphans).
 //
 // A server that does not know the upload refuses a segment with STATE 1, as the beginning would never come again. The client on its side compares the
 // instances that have acknowledged (Welcome): if there were two, the peer restarted on the way and the put fails with ErrUnavailable. A put whose

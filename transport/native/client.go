@@ -621,12 +621,7 @@ func (c *Client) begin(meta []byte) error {
 	switch h.Type {
 	case TypeResponse, TypeData:
 	case TypeGoAway:
-		c.mu.Lock()
-		c.away = true
-		for c.slots.head != nil {
-			c.slots.head.unpark()
-		}
-		c.mu.Unlock()
+		c.turnedAway()
 		return c.noBody()
 	case TypeError:
 		var a ansMeta
@@ -648,6 +643,9 @@ func (c *Client) begin(meta []byte) error {
 	if err := k.accept(h, meta, in); err != nil {
 		return err
 	}
+	if in.err != nil && Status(h.Code) == StatusDraining {
+		c.turnedAway() // GOAWAY may be still to come, when nobody reads any more
+	}
 	in.active, in.call, in.discard = true, k, dead
 	if k.op == OpMap && in.err == nil && c.files != nil {
 		k.file = c.files.TakeFile()
@@ -657,6 +655,16 @@ func (c *Client) begin(meta []byte) error {
 	}
 	in.dig.Reset()
 	return c.place(k)
+}
+
+// turnedAway notes that the server wants no more requests. The session ends with the last one that is open.
+func (c *Client) turnedAway() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.away = true
+	for c.slots.head != nil {
+		c.slots.head.unpark()
+	}
 }
 
 func (c *Client) noBody() error {
